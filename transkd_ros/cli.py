@@ -1,0 +1,75 @@
+"""What every `python -m transkd_ros.…` command does the same way: how it ends.
+
+Bad input ends with one line on stderr and exit code 2, Ctrl-C with 130 and SIGTERM with 143, none of them
+with a traceback. Any other exception is a defect and keeps its traceback. And the argument types they share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class CommandError(Exception):
+    """What the user asked for cannot be done; the text is the one line that says why and what to do."""
+
+
+def run(main: Callable[[], int | None], *errors: type[Exception]) -> NoReturn:
+    """Run a command's `main` and exit with its return code (None is 0).
+
+    `errors` are the exceptions of the command's own subject that mean bad input (e.g. BagError), beside
+    `CommandError` and `OSError`, which do so everywhere.
+    """
+    # SystemExit unwinds through `finally` and `with`, so children are stopped and temporary files removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader of a pipe went away (`… | head`): nothing can be told it, not even at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if not isinstance(error, (CommandError, OSError, *errors)):
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text without line breaks; an OSError as `path: reason`."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above zero."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number above zero."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """An argparse type: `640x480` (width x height, as cameras are described) to (height, width)."""
+    width, separator, height = text.lower().partition("x")
+    if not (separator and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT, e.g. 640x480")
+    return int(height), int(width)

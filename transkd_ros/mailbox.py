@@ -1,0 +1,53 @@
+"""Latest-item-only hand-over between the threads that receive frames and the one that works on them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Mailbox(Generic[Item]):
+    """Holds at most one item per key, the newest; any thread may put and take.
+
+    Keys are served in turn: a key joins the end of the queue when its first item arrives, and keeps its place
+    when a newer item replaces that one. So a fast camera cannot starve a slow one.
+    """
+
+    def __init__(self) -> None:
+        self._items: dict[Hashable, Item] = {}  # a dict remembers the order in which keys arrived
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, key: Hashable, item: Item) -> bool:
+        """Leave `item` for `key`; True if it displaced an older one. After close() it is ignored."""
+        with self._changed:
+            if self._closed:
+                return False
+            displaced = key in self._items
+            self._items[key] = item
+            self._changed.notify()
+            return displaced
+
+    def take(self, timeout: float | None = None) -> tuple[Hashable, Item] | None:
+        """The next key's item; None after `timeout` seconds without one, or once the mailbox is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._closed, timeout)
+            if self._closed or not self._items:
+                return None
+            key = next(iter(self._items))
+            return key, self._items.pop(key)
+
+    def clear(self) -> None:
+        """Throw away what waits."""
+        with self._changed:
+            self._items.clear()
+
+    def close(self) -> None:
+        """Wake every taker; from now on take() returns None at once and put() does nothing."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()

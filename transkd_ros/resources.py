@@ -1,0 +1,63 @@
+"""Where the files that ship beside the code are: models, label tables, node parameters.
+
+The same calls work from a checkout, from a colcon install and from a pip install. What is inside a model
+folder is the subject of `bundle.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from pathlib import Path
+
+PACKAGE = "transkd_ros"
+DEFAULT_MODEL = "camvid_lite0"
+
+
+def share_directory() -> Path:
+    """The folder of `models/` and `config/`: the checkout, or where colcon or pip installed them.
+
+    Raises FileNotFoundError if the package was installed without its data files.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "package.xml").is_file() and (checkout / "models").is_dir():
+        return checkout
+    installed = _ament_share() or Path(sysconfig.get_path("data")) / "share" / PACKAGE
+    if not installed.is_dir():
+        raise FileNotFoundError(f"{installed} is missing: {PACKAGE} came without its data; install it again")
+    return installed
+
+
+def find_model(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder of a model: `models/<name>` for the name of a shipped one, else a folder path as given.
+
+    Write `./name` for a folder that is called like a shipped model. Raises FileNotFoundError, whose text
+    lists the shipped models.
+    """
+    models = share_directory() / "models"
+    shipped = sorted(manifest.parent.name for manifest in models.glob("*/manifest.json"))
+    if str(name_or_path) in shipped:
+        return models / name_or_path
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    names = ", ".join(shipped) or "none"
+    raise FileNotFoundError(f"no model '{name_or_path}': give a folder's path or a shipped model ({names})")
+
+
+def labels_file(name: str) -> Path:
+    """The label table `config/labels/<name>.yaml`. Raises FileNotFoundError, whose text lists the tables."""
+    folder = share_directory() / "config" / "labels"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+        raise FileNotFoundError(f"no label table '{name}' in {folder}; there are: {names}")
+    return path
+
+
+def _ament_share() -> Path | None:
+    try:
+        from ament_index_python.packages import get_package_share_directory
+
+        return Path(get_package_share_directory(PACKAGE))
+    except (ImportError, LookupError, OSError):  # no ROS, not installed in it, or no workspace sourced
+        return None
