@@ -1,0 +1,107 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from transkd_ros.bundle import Bundle, write_bundle
+from transkd_ros.labels import LabelTable
+from transkd_ros.scenes import Drive
+
+TINY_FIELDS = {
+    "name": "tiny",
+    "role": "student",
+    "architecture": {"network": "brightest_channel"},
+    "labels": LabelTable(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255))),
+    "input_size": (64, 96),
+    "size_divisor": 32,
+    "parameters": 9,
+    "macs": 64 * 96 * 9,
+    "outputs": ("mask", "confidence"),
+    "recipe": "",
+    "seed": None,
+    "metrics": {},
+    "agreement": {},
+    "licence": "Apache-2.0",
+    "data_note": "no data: the classes are the colour channels",
+    "created": "2025-01-01",
+}
+EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
+
+
+def tiny_onnx() -> bytes:
+    """A graph of the bundle contract whose answer is known: the class is the brightest channel.
+
+    The class scores are a 1x1 convolution (the identity), so that the engines have a layer to lower to bf16;
+    `confidence` is the brightest channel's value. Channel values below 256 are exact in bf16.
+    """
+    onnx = pytest.importorskip("onnx", reason="onnx builds the test bundle")
+    types, make = onnx.TensorProto, onnx.helper
+
+    def image_like(name, *channels):
+        return make.make_tensor_value_info(name, types.UINT8, [1, "height", "width", *channels])
+
+    weight = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+    nodes = [
+        make.make_node("Cast", ["image"], ["pixels"], to=types.FLOAT),
+        make.make_node("Transpose", ["pixels"], ["channels"], perm=[0, 3, 1, 2]),
+        make.make_node("Conv", ["channels", "weight"], ["logits"]),
+        make.make_node("ArgMax", ["logits"], ["classes"], axis=1, keepdims=0),
+        make.make_node("Cast", ["classes"], ["mask"], to=types.UINT8),
+        make.make_node("ReduceMax", ["logits", "axis"], ["brightest"], keepdims=0),
+        make.make_node("Cast", ["brightest"], ["confidence"], to=types.UINT8),
+    ]
+    graph = make.make_graph(
+        nodes,
+        "tiny",
+        [image_like("image", 3)],
+        [image_like("mask"), image_like("confidence")],
+        [onnx.numpy_helper.from_array(weight, "weight"), onnx.numpy_helper.from_array(np.array([1]), "axis")],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A real bundle of three classes: mask = index of the brightest channel, confidence = its value."""
+    files = {"model.onnx": tiny_onnx(), "weights.safetensors": EMPTY_SAFETENSORS}
+    return write_bundle(tmp_path_factory.mktemp("models") / "tiny", TINY_FIELDS, files)
+
+
+@pytest.fixture
+def colours() -> np.ndarray:
+    """(64, 96, 3) uint8 RGB, read-only like a view of a message; no two channels of a pixel are equal."""
+    rng = np.random.default_rng(0)
+    image = np.array([30, 120, 250], np.uint8)[rng.permuted(np.tile(np.arange(3), (64, 96, 1)), axis=2)]
+    image.flags.writeable = False
+    return image
+
+
+def write_scenes(root: Path) -> Path:
+    """A tiny data set laid out as CamVid is, of rendered scenes 128 pixels wide: 5 to train on, 3 to validate."""
+    for split, seeds in (("train", range(5)), ("val", range(5, 8))):
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True)
+        for seed in seeds:
+            image, labels = Drive(seed, (96, 128)).frame(0)
+            cv2.imwrite(str(root / split / "images" / f"{seed:03}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            cv2.imwrite(str(root / split / "labels" / f"{seed:03}.png"), labels)
+    return root
+
+
+@pytest.fixture
+def scene_tree(tmp_path: Path) -> Path:
+    """The folder of a data set in CamVid's layout, the test's own to damage."""
+    return write_scenes(tmp_path / "camvid")
+
+
+@pytest.fixture(scope="session")
+def shared_scene_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for tests that only read it."""
+    return write_scenes(tmp_path_factory.mktemp("data") / "camvid")

@@ -1,0 +1,61 @@
+"""Frame in, mask out, with the time of every stage. Knows nothing of ROS: the node's worker calls it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from transkd_ros.frames import Frame
+from transkd_ros.runtime import Runtime
+
+MASK_SIZES = ("frame", "model")
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The answer to one frame.
+
+    `mask` (H, W) uint8 class ids and `confidence` (H, W) uint8 (255 = certain) or None, of the frame's size
+    or of the model's. `timings`: seconds in "resize" (which converts to RGB, too), "infer" and "upsize";
+    decoding the message happens before and is timed there.
+    """
+
+    mask: np.ndarray
+    confidence: np.ndarray | None
+    timings: dict[str, float]
+
+
+class Segmenter:
+    """Runs frames of any size through a runtime.
+
+    `mask_size` is "frame" (masks as large as the frame) or "model" (as large as the runtime's input).
+    """
+
+    def __init__(self, runtime: Runtime, mask_size: str = "frame") -> None:
+        if mask_size not in MASK_SIZES:
+            raise ValueError(f"unknown mask size {mask_size!r}; choose {' or '.join(MASK_SIZES)}")
+        self.runtime = runtime
+        self.mask_size = mask_size
+
+    def __call__(self, frame: Frame) -> Segmentation:
+        start = time.perf_counter()
+        image = frame.rgb(self.runtime.input_size)
+        resized = time.perf_counter()
+        mask, confidence = self.runtime.infer(image)
+        inferred = time.perf_counter()
+        if self.mask_size == "frame":
+            mask = _enlarge(mask, frame.size)
+            confidence = None if confidence is None else _enlarge(confidence, frame.size)
+        end = time.perf_counter()
+        timings = {"resize": resized - start, "infer": inferred - resized, "upsize": end - inferred}
+        return Segmentation(mask, confidence, timings)
+
+
+def _enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`image` (h, w) at `size` (H, W); each pixel takes the value with the nearest centre: ids never mix."""
+    if image.shape == size:
+        return image
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
