@@ -1,0 +1,76 @@
+"""The segmentation node as a child process of a demo or a benchmark: start it, hear why it failed, end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transkd_ros.cli import CommandError
+
+_ERROR = re.compile(r"^\[(?:ERROR|FATAL)\] (?:\[[^\]]*\] )*(?:\[[^\]]*\]: )?(.+)$", re.MULTILINE)
+_PATIENCE = 1.0  # seconds from SIGINT to SIGKILL
+
+
+class NodeProcess:
+    """Runs the node under this interpreter while `with` lasts; its output goes to the file `log`."""
+
+    def __init__(self, parameters: Mapping[str, Any], log: Path) -> None:
+        self._log = log
+        self._command = [sys.executable, "-m", "transkd_ros.nodes.segmentation", "--ros-args"]
+        for name, value in parameters.items():
+            self._command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML: strings stay strings
+
+    def __enter__(self) -> NodeProcess:
+        with self._log.open("wb") as log:
+            # In a session of its own, a Ctrl-C in the terminal reaches only the parent, which then ends it.
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | {"RCUTILS_COLORIZED_OUTPUT": "0", "PYTHONUNBUFFERED": "1"},
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def check(self, state: str = "") -> None:
+        """Raise CommandError, with what the node said last, if it has ended or will not come up.
+
+        With autostart, a node in the lifecycle `state` unconfigured that has logged an error stays there.
+        """
+        if self.has_ended:
+            raise CommandError(f"the segmentation node ended: {self.last_words()}")
+        if state == "unconfigured" and (errors := _ERROR.findall(self._output())):
+            raise CommandError(f"the segmentation node did not start: {errors[-1].strip()}")
+
+    def last_words(self) -> str:
+        """The last error it logged, or else the last line of its output."""
+        errors = _ERROR.findall(self._output())
+        lines = [line for line in self._output().splitlines() if line.strip()]
+        return (errors or lines or ["no output"])[-1].strip().removeprefix("error: ")
+
+    def _output(self) -> str:
+        return self._log.read_text("utf-8", "replace")
