@@ -1,0 +1,124 @@
+"""Measure what the product promises, on this machine: `python -m transkd_ros.benchmark`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transkd_ros import cli
+
+if TYPE_CHECKING:
+    from transkd_ros.benchmark.measurement import Settings
+    from transkd_ros.bundle import Bundle
+
+# name on the command line → module with its `measure`; in the order they run
+MEASUREMENTS = {
+    "naive": "rate",
+    "node-cost": "node_cost",
+    "engines": "engines",
+    "freshness": "freshness",
+    "memory": "memory",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m transkd_ros.benchmark", description=(__doc__ or "").split(":")[0])
+    parser.add_argument("--model", help="name of a shipped model, or folder of a bundle")
+    parser.add_argument(
+        "--size",
+        type=cli.size,
+        default=(512, 1024),
+        metavar="WIDTHxHEIGHT",
+        help="of frames and network input when compared with the naive peer (default 1024x512)",
+    )
+    parser.add_argument("--frames", type=cli.positive_int, help="how many per measurement (default: each its own)")
+    parser.add_argument("--output", type=Path, default=Path("benchmark.json"), help="file (default benchmark.json)")
+    parser.add_argument("--only", choices=MEASUREMENTS, nargs="+", metavar="NAME", help=", ".join(MEASUREMENTS))
+    parser.add_argument("--quick", action="store_true", help="a few frames each: whether it works, not how fast")
+    return parser
+
+
+def main() -> int:
+    args = _parser().parse_args()
+
+    # What is slow to import comes after the arguments are read.
+    from transkd_ros.benchmark.measurement import Settings
+    from transkd_ros.bundle import BundleError, load_bundle
+    from transkd_ros.resources import DEFAULT_MODEL, find_model
+    from transkd_ros.runtime import RuntimeUnavailable
+
+    try:
+        bundle = load_bundle(find_model(args.model or DEFAULT_MODEL))
+        _check_size(args.size, bundle.manifest.size_divisor)
+        settings = Settings(bundle, args.size, args.frames, args.quick)
+        _measure(settings, args.only or list(MEASUREMENTS), args.output)
+    except (BundleError, RuntimeUnavailable) as error:
+        raise cli.CommandError(str(error)) from error
+    return 0
+
+
+def _check_size(size: tuple[int, int], divisor: int) -> None:
+    if any(side % divisor or not 32 <= side <= 4096 for side in size):
+        raise cli.CommandError(f"--size {size[1]}x{size[0]}: each side must be a multiple of {divisor} within 32..4096")
+
+
+def _measure(settings: Settings, names: list[str], output: Path) -> None:
+    """Measure, show, and write `output` after every measurement, so that an interrupt leaves what there is."""
+    from importlib import import_module
+
+    from rich.console import Console
+
+    from transkd_ros.benchmark.measurement import Skipped
+    from transkd_ros.files import write_atomic
+
+    console = Console()
+    report = _preamble(settings)
+    for name in (name for name in MEASUREMENTS if name in names):
+        module = import_module(f"transkd_ros.benchmark.{MEASUREMENTS[name]}")
+        console.print(f"\n[bold]{name}[/bold]")
+        try:
+            measurement = module.measure(settings)
+        except Skipped as reason:
+            console.print(f"skipped: {reason}", highlight=False, soft_wrap=True)
+            report["measurements"][name] = {"skipped": str(reason)}
+        else:
+            _show(console, measurement)
+            report["measurements"][name] = measurement.to_json()
+        write_atomic(output, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    print(f"\n{output}")
+
+
+def _preamble(settings: Settings) -> dict[str, Any]:
+    from transkd_ros.report import machine, versions
+
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "model": _model(settings.bundle),
+        "machine": machine(),
+        "versions": versions(),
+        "quick": settings.quick,
+        "measurements": {},
+    }
+
+
+def _model(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    keys = ("name", "architecture", "input_size", "parameters", "macs", "created")
+    return {key: getattr(manifest, key) for key in keys} | {"files": manifest.files}
+
+
+def _show(console: Any, measurement: Any) -> None:
+    console.print(measurement.table)
+    for note in measurement.notes:
+        console.print(note, highlight=False, markup=False, style="dim", soft_wrap=True)
+    for target in measurement.targets:
+        verdict = "[green]met[/green]" if target.met else "[red]missed[/red]"
+        text = f"{target.name}: {target.value:.2f} {target.unit}, target {target.sense} {target.limit:.2f}: {verdict}"
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
