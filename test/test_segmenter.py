@@ -15,20 +15,25 @@ def runtime(tiny_bundle):
 
 
 def test_a_frame_of_the_models_size_gets_the_masks_of_its_pixels(runtime, colours):
-    result = Segmenter(runtime)(Frame(colours, "rgb8"))
+    result = Segmenter(runtime)(Frame(colours, "rgb8"), want_confidence=True)
     np.testing.assert_array_equal(result.mask, colours.argmax(2))
     np.testing.assert_array_equal(result.confidence, colours.max(2))
 
 
 def test_mask_and_confidence_have_the_size_of_the_frame(runtime):
     frame = Frame(np.zeros((100, 333, 3), np.uint8), "bgr8")
-    result = Segmenter(runtime)(frame)
+    result = Segmenter(runtime)(frame, want_confidence=True)
     assert result.mask.shape == result.confidence.shape == (100, 333)
 
 
 def test_mask_size_model_keeps_the_size_of_the_model(runtime):
-    result = Segmenter(runtime, mask_size="model")(Frame(np.zeros((100, 333, 3), np.uint8), "bgr8"))
+    frame = Frame(np.zeros((100, 333, 3), np.uint8), "bgr8")
+    result = Segmenter(runtime, mask_size="model")(frame, want_confidence=True)
     assert result.mask.shape == result.confidence.shape == (64, 96)
+
+
+def test_confidence_costs_nothing_unless_asked_for(runtime, colours):
+    assert Segmenter(runtime)(Frame(colours, "rgb8")).confidence is None
 
 
 def test_enlarging_keeps_classes_in_place_and_mixes_no_ids(runtime):

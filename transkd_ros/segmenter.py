@@ -18,8 +18,8 @@ MASK_SIZES = ("frame", "model")
 class Segmentation:
     """The answer to one frame.
 
-    `mask` (H, W) uint8 class ids and `confidence` (H, W) uint8 (255 = certain) or None, of the frame's size
-    or of the model's. `timings`: seconds in "resize" (which converts to RGB, too), "infer" and "upsize";
+    `mask` (H, W) uint8 class ids and `confidence` (H, W) uint8 (255 = certain), or None where it was not asked for
+    or the graph has none, of the frame's size or of the model's. `timings`: seconds in "resize" (which converts to RGB, too), "infer" and "upsize";
     decoding the message happens before and is timed there.
     """
 
@@ -40,12 +40,14 @@ class Segmenter:
         self.runtime = runtime
         self.mask_size = mask_size
 
-    def __call__(self, frame: Frame) -> Segmentation:
+    def __call__(self, frame: Frame, want_confidence: bool = False) -> Segmentation:
         start = time.perf_counter()
         image = frame.rgb(self.runtime.input_size)
         resized = time.perf_counter()
         mask, confidence = self.runtime.infer(image)
         inferred = time.perf_counter()
+        if not want_confidence:
+            confidence = None
         if self.mask_size == "frame":
             mask = _enlarge(mask, frame.size)
             confidence = None if confidence is None else _enlarge(confidence, frame.size)

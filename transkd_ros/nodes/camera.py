@@ -66,6 +66,9 @@ class Camera:
         """Whether someone listens to the overlay."""
         return _has_listener(self._overlay)
 
+    def has_confidence_listener(self) -> bool:
+        return _has_listener(self._confidence)
+
     def publish(self, header: Any, frame: Frame, segmentation: Segmentation, overlay_alpha: float) -> None:
         """The mask first: it is what others wait for. The rest only if someone listens."""
         self._mask.publish(image_message(segmentation.mask, "mono8", header))
@@ -74,7 +77,7 @@ class Camera:
         age = self.age(header.stamp)
         if age is not None:
             self._ages.add("age", age)
-        if segmentation.confidence is not None and _has_listener(self._confidence):
+        if segmentation.confidence is not None:
             self._confidence.publish(image_message(segmentation.confidence, "mono8", header))
         if self.has_viewer():
             rgb = frame.rgb(segmentation.mask.shape)

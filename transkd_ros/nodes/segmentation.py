@@ -213,7 +213,7 @@ class SegmentationNode(LifecycleNode):
         else:  # decoded no larger than the network needs, unless its pixels are to be shown
             frame = decode_compressed(message, None if camera.has_viewer() else segmenter.runtime.input_size)
         decoded = time.perf_counter()
-        segmentation = segmenter(frame)
+        segmentation = segmenter(frame, camera.has_confidence_listener())
         segmented = time.perf_counter()
         camera.publish(message.header, frame, segmentation, self.get_parameter("overlay_alpha").value)
         end = time.perf_counter()
