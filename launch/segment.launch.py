@@ -3,19 +3,15 @@
 An argument that is left empty keeps what the parameter file says.
 """
 
-import os
-
 import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from transkd_ros.resources import share_directory
+from transkd_ros.resources import dds_environment, share_directory
 
 CONFIG = share_directory() / "config"
-# Room for camera images in shared memory; Humble and Jazzy read the second name.
-DDS_PROFILE = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
 def argument(name: str, description: str, default: str, choices: list[str] | None = None) -> DeclareLaunchArgument:
@@ -56,7 +52,6 @@ def _start(context: LaunchContext) -> list[Node]:
         overrides["image_transport"] = "compressed" if given["compressed"] == "true" else "raw"
     if given["cameras"]:
         overrides["cameras"] = _names(given["cameras"])
-    has_profile = any(name in os.environ for name in DDS_PROFILE)
     return [
         Node(
             package="transkd_ros",
@@ -65,7 +60,7 @@ def _start(context: LaunchContext) -> list[Node]:
             namespace=given["namespace"],
             parameters=[given["params_file"], overrides],
             arguments=["--ros-args", "--log-level", given["log_level"]],
-            additional_env={} if has_profile else dict.fromkeys(DDS_PROFILE, str(CONFIG / "fastdds.xml")),
+            additional_env=dds_environment(),
             output="screen",
             emulate_tty=True,
         )

@@ -1,4 +1,5 @@
 import sysconfig
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +86,12 @@ def test_unknown_label_table_lists_the_shipped_ones(installed):
     assert resources.labels_file("camvid") == installed / "config" / "labels" / "camvid.yaml"
     with pytest.raises(FileNotFoundError, match=r"'kitti'.*camvid"):
         resources.labels_file("kitti")
+
+
+def test_dds_gets_room_for_images_unless_the_user_has_a_profile(monkeypatch):
+    for name in resources.DDS_PROFILE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    files = {Path(file) for file in resources.dds_environment().values()}
+    assert len(files) == 1 and files.pop().is_file()
+    monkeypatch.setenv(resources.DDS_PROFILE_VARIABLES[1], "mine.xml")
+    assert resources.dds_environment() == {}

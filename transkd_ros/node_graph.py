@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transkd_ros.cli import CommandError
 from transkd_ros.node_process import NodeProcess
+from transkd_ros.resources import dds_environment
 
 if TYPE_CHECKING:
     from transkd_ros.nodes.listener import Answer, MaskListener
@@ -33,11 +34,12 @@ class NodeGraph(NamedTuple):
 
 
 def set_environment() -> None:
-    """Keep the graph on this machine and apart from others, unless the user has said otherwise."""
+    """Keep the graph on this machine, apart from others and with room for images, unless the user says otherwise."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     if os.environ.get("ROS_DISTRO") == "humble":  # knows only the older variable
         os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")
+    os.environ.update(dds_environment())
 
 
 @contextlib.contextmanager
@@ -50,8 +52,7 @@ def open_graph(camera: str, compressed: bool, parameters: Mapping[str, Any], log
         "cameras": [camera],
         "image_transport": "compressed" if compressed else "raw",
         "diagnostics_period": 0.25,
-        # Best effort, Fast DDS loses most raw frames beyond half a megabyte, its shared-memory segment.
-        "qos_reliability": "reliable",
+        "qos_reliability": "reliable",  # a demo or benchmark waits for the mask of a frame: none may get lost
         **parameters,
     }
     with NodeProcess(parameters, log) as process:

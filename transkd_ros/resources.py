@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 PACKAGE = "transkd_ros"
+DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # Kilted; Humble and Jazzy
 DEFAULT_MODEL = "camvid_lite0"
 
 
@@ -52,6 +53,13 @@ def labels_file(name: str) -> Path:
         names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
         raise FileNotFoundError(f"no label table '{name}' in {folder}; there are: {names}")
     return path
+
+
+def dds_environment() -> dict[str, str]:
+    """Variables that give Fast DDS room for camera images (`config/fastdds.xml`); none if a profile is set already."""
+    if any(name in os.environ for name in DDS_PROFILE_VARIABLES):
+        return {}
+    return dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_directory() / "config" / "fastdds.xml"))
 
 
 def _ament_share() -> Path | None:
