@@ -19,8 +19,8 @@ class Segmentation:
     """The answer to one frame.
 
     `mask` (H, W) uint8 class ids and `confidence` (H, W) uint8 (255 = certain), or None where it was not asked for
-    or the graph has none, of the frame's size or of the model's. `timings`: seconds in "resize" (which converts to RGB, too), "infer" and "upsize";
-    decoding the message happens before and is timed there.
+    or the graph has none; of the frame's size or of the model's. `timings`: seconds in "resize" (which converts to
+    RGB, too), "infer" and "upsize"; decoding the message happens before and is timed there.
     """
 
     mask: np.ndarray
