@@ -88,10 +88,17 @@ def test_unknown_label_table_lists_the_shipped_ones(installed):
         resources.labels_file("kitti")
 
 
-def test_dds_gets_room_for_images_unless_the_user_has_a_profile(monkeypatch):
-    for name in resources.DDS_PROFILE_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    files = {Path(file) for file in resources.dds_environment().values()}
-    assert len(files) == 1 and files.pop().is_file()
-    monkeypatch.setenv(resources.DDS_PROFILE_VARIABLES[1], "mine.xml")
+@pytest.mark.parametrize(
+    ("distribution", "variable"), [("jazzy", resources.FASTRTPS_PROFILE), ("kilted", resources.FASTDDS_PROFILE)]
+)
+def test_dds_gets_room_for_images_by_the_name_it_reads_unless_the_user_has_a_profile(
+    distribution, variable, monkeypatch
+):
+    monkeypatch.delenv(resources.FASTDDS_PROFILE, raising=False)
+    monkeypatch.delenv(resources.FASTRTPS_PROFILE, raising=False)
+    monkeypatch.setenv("ROS_DISTRO", distribution)
+    given = resources.dds_environment()
+    assert list(given) == [variable]
+    assert Path(given[variable]).is_file()
+    monkeypatch.setenv(resources.FASTRTPS_PROFILE, "mine.xml")
     assert resources.dds_environment() == {}

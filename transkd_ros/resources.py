@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 
 PACKAGE = "transkd_ros"
-DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # Kilted; Humble and Jazzy
+FASTDDS_PROFILE, FASTRTPS_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
 DEFAULT_MODEL = "camvid_lite0"
 
 
@@ -56,10 +56,14 @@ def labels_file(name: str) -> Path:
 
 
 def dds_environment() -> dict[str, str]:
-    """Variables that give Fast DDS room for camera images (`config/fastdds.xml`); none if a profile is set already."""
-    if any(name in os.environ for name in DDS_PROFILE_VARIABLES):
+    """The variable that gives Fast DDS room for camera images (`config/fastdds.xml`); none if a profile is set already.
+
+    Humble and Jazzy have Fast DDS 2, which reads the older name; with the newer one it would go unnoticed.
+    """
+    if FASTDDS_PROFILE in os.environ or FASTRTPS_PROFILE in os.environ:
         return {}
-    return dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_directory() / "config" / "fastdds.xml"))
+    name = FASTRTPS_PROFILE if os.environ.get("ROS_DISTRO") in ("humble", "jazzy") else FASTDDS_PROFILE
+    return {name: str(share_directory() / "config" / "fastdds.xml")}
 
 
 def _ament_share() -> Path | None:
