@@ -18,9 +18,15 @@ pytestmark = pytest.mark.training
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 
 
+def set_up(*args, **kwargs):
+    data = CamVid(*args, **kwargs)
+    data.setup("fit")
+    return data
+
+
 @pytest.fixture
 def data(scene_tree):
-    return CamVid(str(scene_tree), crop=(64, 96), val_size=(64, 96), batch_size=2, scenes=3, workers=0)
+    return set_up(str(scene_tree), crop=(64, 96), val_size=(64, 96), batch_size=2, scenes=3, workers=0)
 
 
 def test_train_batches_are_crops_and_validation_keeps_the_labels_size(data):
@@ -81,17 +87,17 @@ def test_an_image_without_labels_is_refused_before_training(scene_tree):
     label = next((scene_tree / "train" / "labels").iterdir())
     label.unlink()
     with pytest.raises(ImageFolderError, match=label.stem):
-        CamVid(str(scene_tree))
+        set_up(str(scene_tree))
 
 
 def test_a_missing_data_set_says_where_it_was_looked_for_and_how_to_give_it(tmp_path):
     with pytest.raises(ImageFolderError, match=rf"{tmp_path}.*--data.init_args.root"):
-        CamVid(str(tmp_path))
+        set_up(str(tmp_path))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="CamVid is not beside this checkout")
 def test_camvid_has_its_published_split_and_known_ids_only():
-    data = CamVid(str(SHARED), scenes=0)
+    data = set_up(str(SHARED), scenes=0)
     assert (len(data.train_set), len(data.val_set)) == (367, 101)
     assert find_camvid(str(SHARED)) == SHARED
     for index in range(0, 101, 10):

@@ -56,9 +56,9 @@ class SegmentationModule(L.LightningModule):
         normalised = (images - self.mean) / self.std
         return self.network(normalised.to(memory_format=torch.channels_last))
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout and drop-path draw from the global generator: tied to the epoch, a resumed run draws the same.
-        torch.manual_seed(self.hparams["seed"] * 100_003 + self.current_epoch)
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Drop-path draws from the global generator: tied to the batch, a resumed run draws the same.
+        torch.manual_seed((self.hparams["seed"] * 10_007 + self.current_epoch) * 100_003 + batch_idx)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch

@@ -27,7 +27,6 @@ class CamVid(L.LightningDataModule):
     """
 
     classes = 11
-    labels = "camvid"
 
     def __init__(
         self,
@@ -42,18 +41,22 @@ class CamVid(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        found = find_camvid(root)
-        if found is None:
+
+    def setup(self, stage: str) -> None:
+        """Find the data; ImageFolderError says what is missing where."""
+        hp: Any = self.hparams
+        root = find_camvid(hp.root)
+        if root is None:
             raise ImageFolderError(
-                f"no CamVid (train and val, each with images and labels) at {root or ', '.join(ROOTS)}; "
+                f"no CamVid (train and val, each with images and labels) at {hp.root or ', '.join(ROOTS)}; "
                 "give its folder with --data.init_args.root or $CAMVID_ROOT"
             )
-        self.root = found
-        self.train_set: Any = ConcatDataset([self._split("train"), *([RenderedScenes(scenes)] if scenes else [])])
-        self.val_set = self._split("val")
+        scenes = [RenderedScenes(hp.scenes)] if hp.scenes else []
+        self.train_set: Any = ConcatDataset([self._split(root / "train"), *scenes])
+        self.val_set = self._split(root / "val")
 
-    def _split(self, name: str) -> ImageLabelFolder:
-        return ImageLabelFolder(self.root / name / "images", self.root / name / "labels", self.classes)
+    def _split(self, folder: Path) -> ImageLabelFolder:
+        return ImageLabelFolder(folder / "images", folder / "labels", self.classes)
 
     def train_dataloader(self) -> DataLoader:
         hp: Any = self.hparams
