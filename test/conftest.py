@@ -12,6 +12,14 @@ from transkd_ros.bundle import Bundle, write_bundle
 from transkd_ros.labels import LabelTable
 from transkd_ros.scenes import Drive
 
+SLOWER = ("training", "ros", "slow")  # markers
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: a mistake shows within seconds."""
+    items.sort(key=lambda item: any(item.get_closest_marker(marker) for marker in SLOWER))
+
+
 TINY_FIELDS = {
     "name": "tiny",
     "role": "student",
