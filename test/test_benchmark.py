@@ -19,6 +19,7 @@ from transkd_ros.benchmark.measurement import TURN, Settings, Target, frame_mess
 from transkd_ros.benchmark.memory import growth_target, resident
 from transkd_ros.bundle import load_bundle
 
+pytestmark = pytest.mark.slow
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "camvid_lite0"
 ENVIRONMENT = os.environ | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 

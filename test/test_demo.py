@@ -18,6 +18,7 @@ from transkd_ros import bags
 
 pytest.importorskip("rclpy", reason="the demo is a ROS 2 graph")
 
+pytestmark = pytest.mark.ros
 ENVIRONMENT = os.environ | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 
 

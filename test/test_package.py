@@ -112,6 +112,7 @@ def test_setup_py_installs_the_vehicle_wing_only(monkeypatch: pytest.MonkeyPatch
     assert set(packages) == {folder.replace("/", ".") for folder in folders}
 
 
+@pytest.mark.slow
 def test_colcon_builds_the_package(tmp_path: Path) -> None:
     colcon = shutil.which("colcon", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if colcon is None:
