@@ -11,10 +11,11 @@ from transkd_ros import cli
 
 
 @pytest.fixture(autouse=True)
-def keep_the_signal_handler():
-    before = signal.getsignal(signal.SIGTERM)
+def keep_the_signal_handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def end_of(error: BaseException | None, *errors: type[Exception]) -> int:
@@ -45,18 +46,26 @@ def test_a_defect_keeps_its_traceback():
         cli.run(lambda: 1 // 0)
 
 
-def test_sigterm_unwinds_like_an_exit():
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_sigterm_and_a_closed_terminal_unwind_like_an_exit(number, code):
     unwound = []
 
     def main() -> None:
         try:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         finally:
             unwound.append(True)
 
     with pytest.raises(SystemExit) as end:
         cli.run(main)
-    assert end.value.code == 143 and unwound
+    assert end.value.code == code and unwound
+
+
+def test_a_command_under_nohup_outlives_its_terminal():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: signal.raise_signal(signal.SIGHUP))
+    assert end.value.code == 0
 
 
 def test_a_size_is_width_by_height_and_becomes_height_width():

@@ -159,6 +159,18 @@ def test_an_interrupt_stops_the_node_and_keeps_the_results_so_far(tmp_path, tiny
     assert child and not any(Path(f"/proc/{pid}").exists() for pid in child)
 
 
+def test_a_killed_demo_leaves_no_node_behind(tmp_path, tiny_bundle):
+    arguments = ("--model", tiny_bundle.path, "--frames", 2000, "--output", tmp_path / "o")
+    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        next(line for line in process.stdout if " answered" in line)
+        (child,) = children_of(process.pid)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
 def test_a_node_that_dies_ends_the_demo_with_one_line(tmp_path, tiny_bundle):
     arguments = ("--model", tiny_bundle.path, "--frames", 2000, "--output", tmp_path / "o")
     with subprocess.Popen(
@@ -181,3 +193,11 @@ def children_of(pid: int) -> list[int]:
             return [int(child) for child in text.split()]
         time.sleep(0.05)
     return []
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there and has not ended; a container may have nobody to reap an orphan."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

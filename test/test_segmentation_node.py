@@ -554,6 +554,24 @@ def test_a_signal_ends_the_process_during_an_endless_inference(user, bundle_path
     assert "Traceback" not in output + errors
 
 
+ENDED_UNDERWAY = """
+import sys, rclpy
+from transkd_ros.nodes import segmentation
+def spin(node):
+    rclpy.shutdown()  # what the signal handler does, at any moment
+    raise RuntimeError("failed to initialize wait set: the given context is not valid")  # RCLError is one
+segmentation.rclpy.spin = spin
+sys.exit(segmentation.main())
+"""
+
+
+def test_a_signal_while_the_executor_uses_ros_ends_the_process_without_a_traceback():
+    with process("-c", ENDED_UNDERWAY, "--ros-args", "-p", "autostart:=false") as child:
+        _, errors = child.communicate(timeout=DEADLINE)
+    assert child.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
 @pytest.mark.parametrize(
     "arguments, reason",
     [(["-p", "mask_size:=huge"], "not one of frame, model"), (["-p", "threads"], "threads")],

@@ -1,7 +1,8 @@
 """What every `python -m transkd_ros.…` command does the same way: how it ends.
 
-Bad input ends with one line on stderr and exit code 2, Ctrl-C with 130 and SIGTERM with 143, none of them
-with a traceback. Any other exception is a defect and keeps its traceback. And the argument types they share.
+Bad input ends with one line on stderr and exit code 2, Ctrl-C with 130, SIGTERM with 143 and a closed terminal
+(SIGHUP) with 129, none of them with a traceback. Any other exception is a defect and keeps its traceback. And the
+argument types they share.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ def run(main: Callable[[], int | None], *errors: type[Exception]) -> NoReturn:
     `CommandError` and `OSError`, which do so everywhere.
     """
     # SystemExit unwinds through `finally` and `with`, so children are stopped and temporary files removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script may have had none while it imported
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         code = main() or 0
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from transkd_ros.cli import CommandError
 
 _ERROR = re.compile(r"^\[(?:ERROR|FATAL)\] (?:\[[^\]]*\] )*(?:\[[^\]]*\]: )?(.+)$", re.MULTILINE)
 _PATIENCE = 1.0  # seconds from SIGINT to SIGKILL
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class NodeProcess:
@@ -36,6 +39,7 @@ class NodeProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
                 env=os.environ | {"RCUTILS_COLORIZED_OUTPUT": "0", "PYTHONUNBUFFERED": "1"},
             )
         return self
@@ -74,3 +78,9 @@ class NodeProcess:
 
     def _output(self) -> str:
         return self._log.read_text("utf-8", "replace")
+
+
+def _end_with_parent() -> None:
+    """Called in the child: even a parent that is killed, and so cannot end the node, leaves none behind (Linux)."""
+    if _LIBC:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -279,6 +279,9 @@ def main(args: list[str] | None = None) -> int:
         pass
     except ParameterException as error:
         return _refuse(error)
+    except RuntimeError:  # RCLError: a signal ended ROS while the executor was about to use it
+        if rclpy.ok():
+            raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the orderly end
         if node:
