@@ -281,6 +281,14 @@ def test_from_images_of_no_images_and_a_bad_rate_end_with_code_2(tmp_path):
     assert cli("from-images", tmp_path, "--output", tmp_path / "bag", "--rate", 0).returncode == 2
 
 
+@pytest.mark.parametrize("camera", ["", "a b", "front//left", "2nd"])
+def test_from_images_refuses_a_camera_that_no_topic_can_be_called(tmp_path, camera):
+    images, _ = image_folders(tmp_path, 1)
+    result = cli("from-images", images, "--camera", camera, "--output", tmp_path / "bag")
+    assert result.returncode == 2 and "not a ROS name" in result.stderr
+    assert not (tmp_path / "bag").exists()
+
+
 def test_info_lists_topics_and_counts(tmp_path):
     result = cli("info", write_bag(tmp_path / "bag"))
     assert result.returncode == 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sqlite3
 import struct
@@ -31,6 +32,7 @@ from transkd_ros import cli, image_folder
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+_CAMERA = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
 # The image messages are the same, byte for byte and in their type hash, from Humble to Kilted.
 _STORE = get_typestore(Stores.ROS2_HUMBLE)
@@ -272,6 +274,8 @@ def from_images(
     decoded to bgr8 on `/<camera>/image_raw`. Labels go to `/<camera>/ground_truth` as mono8 class ids with
     the stamps of their frames. The first frame is stamped 1 s. Raises BagError or ImageFolderError.
     """
+    if not _CAMERA.fullmatch(camera):
+        raise BagError(f"camera '{camera}' is not a ROS name (letters, digits, _ and /, e.g. front/left)")
     frames = image_folder.list_frames(images, labels)
     topic = f"/{camera}/image_raw" if raw else f"/{camera}/image_raw/compressed"
     with BagWriter(output, storage, overwrite) as bag:

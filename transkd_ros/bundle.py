@@ -255,12 +255,16 @@ def write_bundle(
         shutil.rmtree(leftover)
     new, old = path.parent / f".{path.name}.partial-new", path.parent / f".{path.name}.partial-old"
     new.mkdir()
-    for name, content in files.items():
-        if isinstance(content, Path):
-            shutil.copyfile(content, new / name)
-        else:
-            (new / name).write_bytes(content)
-    (new / MANIFEST).write_text(manifest_text, encoding="utf-8")
+    try:
+        for name, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, new / name)
+            else:
+                (new / name).write_bytes(content)
+        (new / MANIFEST).write_text(manifest_text, encoding="utf-8")
+    except BaseException:  # a full disk, Ctrl-C
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     if path.exists():
         path.rename(old)
     new.rename(path)

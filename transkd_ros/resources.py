@@ -39,7 +39,7 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     shipped = sorted(manifest.parent.name for manifest in models.glob("*/manifest.json"))
     if str(name_or_path) in shipped:
         return models / name_or_path
-    if Path(name_or_path).is_dir():
+    if str(name_or_path) and Path(name_or_path).is_dir():
         return Path(name_or_path)
     names = ", ".join(shipped) or "none"
     raise FileNotFoundError(f"no model '{name_or_path}': give a folder's path or a shipped model ({names})")

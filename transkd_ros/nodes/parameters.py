@@ -126,6 +126,8 @@ def _cameras_refusal(names: Sequence[str]) -> str:
     if len(set(names)) < len(names):
         return f"cameras names one twice: {', '.join(names)}"
     for name in names:
+        if not name.strip("/"):
+            return f"camera '{name}' has no name"
         try:
             validate_topic_name(f"{name}/image_raw")
         except InvalidTopicNameException:
