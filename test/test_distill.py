@@ -12,7 +12,7 @@ L = pytest.importorskip("lightning")
 
 from training import distill  # noqa: E402
 from training.data.camvid import CamVid  # noqa: E402
-from training.module import SegmentationModule  # noqa: E402
+from training.module import LossError, SegmentationModule  # noqa: E402
 
 pytestmark = pytest.mark.training
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(scene_tree):
     module = SegmentationModule()
     module.log = lambda *args, **kwargs: None
     module.network.segmentation_head[0].weight.data.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="loss/cross_entropy"):
+    with pytest.raises(LossError, match="loss/cross_entropy"):
         module.training_step((torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.uint8)))
 
 
@@ -106,6 +106,7 @@ def test_a_run_leaves_checkpoints_logs_and_its_metrics(scene_tree, tmp_path):
     [
         (["--data.init_args.root", "/no/such/folder"], "/no/such/folder"),
         (["--model.no_such_key", "1"], "no_such_key"),
+        (["--model.encoder", "no_such_encoder"], "no_such_encoder"),
         (["--config", "no_such_recipe.yaml"], "no_such_recipe.yaml"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 
 if __name__ == "__main__":  # run as a script: this folder is not the package's parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds; see `cli.run`
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from training.module import SegmentationModule
+from training.module import LossError, SegmentationModule
+from training.networks import NetworkError
 from transkd_ros import cli
 from transkd_ros.files import write_atomic
 from transkd_ros.image_folder import ImageFolderError
@@ -91,4 +94,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ImageFolderError)
+    cli.run(main, ImageFolderError, NetworkError, LossError)

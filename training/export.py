@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import io
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 
 if __name__ == "__main__":  # run as a script: this folder is not the package's parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds; see `cli.run`
 
 import numpy as np
 import torch

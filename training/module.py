@@ -16,6 +16,10 @@ from transkd_ros.labels import LabelTable
 IGNORE = 255
 
 
+class LossError(ArithmeticError):
+    """A loss that is not finite; the text names it."""
+
+
 class SegmentationModule(L.LightningModule):
     """A network trained on labels.
 
@@ -65,7 +69,7 @@ class SegmentationModule(L.LightningModule):
         loss = F.cross_entropy(self(images).float(), labels.long(), ignore_index=IGNORE)
         self.log("loss/cross_entropy", loss, prog_bar=True)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss/cross_entropy is {loss.item()} at step {self.global_step}: lower model.lr")
+            raise LossError(f"loss/cross_entropy is {loss.item()} at step {self.global_step}: lower model.lr")
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:

