@@ -1,3 +1,5 @@
+"""A bundle is written whole, read back equal, and refused with one line when anything about it is wrong."""
+
 from __future__ import annotations
 
 import json

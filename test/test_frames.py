@@ -1,3 +1,5 @@
+"""Camera messages become pixels, whatever their encoding; what is wrong with one is named by its cause."""
+
 import array
 import struct
 import sys

@@ -1,3 +1,5 @@
+"""Label tables are read and checked, and masks drawn in their colours."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The mailbox keeps the newest item of each key and hands the keys out in turn."""
+
 import threading
 
 from transkd_ros.mailbox import Mailbox

@@ -1,3 +1,5 @@
+"""IoU and accuracy from a confusion matrix, against values worked out by hand and by torchmetrics."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Models, tables and profiles are found from a checkout and from an installation."""
+
 import sysconfig
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Every engine gives the same masks; which one is chosen, and why one cannot be, is said in one line."""
+
 from __future__ import annotations
 
 import zipfile

@@ -1,3 +1,5 @@
+"""A frame of any size gets a mask of its size, with every stage timed."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Percentiles, rates and diagnostics of what was timed."""
+
 import threading
 
 import pytest
