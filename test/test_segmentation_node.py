@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -546,8 +547,9 @@ sys.exit(segmentation.main())
 def test_a_signal_ends_the_process_during_an_endless_inference(user, bundle_path, colours, number):
     arguments = ["--ros-args", "-p", f"model:={bundle_path}", "-p", "qos_reliability:=reliable"]
     with process("-c", HANGING, *arguments) as child:
-        user.send("camera/image_raw", image(colours))
-        assert child.stdout.readline() == "inferring\n"
+        user.send_until(
+            lambda: select.select([child.stdout], [], [], 0)[0], "an inference", "camera/image_raw", image(colours)
+        )
         child.send_signal(number)
         output, errors = child.communicate(timeout=DEADLINE)
     assert child.returncode == 0, errors
