@@ -13,7 +13,6 @@ import io
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from training.deploy import DeployedNetwork, fold
 from training.model_card import model_card
 from training.networks import SIZE_DIVISOR, NetworkSpec, build_network, count_macs, count_parameters
 from transkd_ros import cli
-from transkd_ros.bundle import EXPORTED_PROGRAM, MODEL_ONNX, WEIGHTS, Bundle, BundleError, load_bundle, write_bundle
+from transkd_ros.bundle import EXPORTED_PROGRAM, MODEL_ONNX, WEIGHTS, Bundle, BundleError, write_bundle
 from transkd_ros.frames import Frame
 from transkd_ros.image_folder import ImageFolderError, list_frames, read_image, read_label
 from transkd_ros.labels import LabelTable
@@ -127,11 +126,11 @@ def measure(bundle: Bundle, frames: list[Labelled]) -> tuple[dict[str, Any], dic
     Run by OpenVINO as on a vehicle: the frame resized to the model's input, the mask enlarged to the frame. Returns
     ({precision: {"miou", "pixel_accuracy", "iou": {class: …}}}, {precision: agreement}), all 0–1.
     """
-    exact = [segmentation.mask for segmentation in _segment(bundle, "fp32", frames)]
+    exact = _masks(bundle, "fp32", frames)
     accuracy = _accuracy(bundle, exact, frames)
     agreement: dict[str, float] = {}
     try:
-        reduced = [segmentation.mask for segmentation in _segment(bundle, "bf16", frames)]
+        reduced = _masks(bundle, "bf16", frames)
     except RuntimeUnavailable as error:
         print(f"bf16 not measured: {error}")
         return {"fp32": accuracy} if accuracy else {}, agreement
@@ -140,12 +139,9 @@ def measure(bundle: Bundle, frames: list[Labelled]) -> tuple[dict[str, Any], dic
     return {precision: values for precision, values in metrics.items() if values}, agreement
 
 
-def _segment(bundle: Bundle, precision: str, frames: list[Labelled]) -> Iterator[Any]:
-    runtime = open_runtime(bundle, "openvino", "cpu", precision, want_confidence=False)
-    segmenter = Segmenter(runtime)
-    for frame, _ in frames:
-        yield segmenter(frame)
-    runtime.close()
+def _masks(bundle: Bundle, precision: str, frames: list[Labelled]) -> list[np.ndarray]:
+    segmenter = Segmenter(open_runtime(bundle, "openvino", "cpu", precision, want_confidence=False))
+    return [segmenter(frame).mask for frame, _ in frames]
 
 
 def _accuracy(bundle: Bundle, masks: list[np.ndarray], frames: list[Labelled]) -> dict[str, Any]:
@@ -165,7 +161,8 @@ def export(arguments: argparse.Namespace) -> None:
     trained = read_checkpoint(arguments.checkpoint)
     frames = frames_of(arguments.images, arguments.labels)
     size = arguments.input_size
-    onnx, program = export_onnx(DeployedNetwork(fold(trained.network), trained.spec), size)
+    folded = fold(trained.network)
+    onnx, program = export_onnx(DeployedNetwork(folded, trained.spec), size)
     files: dict[str, bytes | Path] = {MODEL_ONNX: onnx, WEIGHTS: save_safetensors(trained.network.state_dict())}
     if arguments.torch:
         torch.export.save(program, archive := io.BytesIO())
@@ -178,7 +175,7 @@ def export(arguments: argparse.Namespace) -> None:
         "input_size": size,
         "size_divisor": SIZE_DIVISOR,
         "parameters": count_parameters(trained.network),
-        "macs": count_macs(fold(trained.network), size),
+        "macs": count_macs(folded, size),
         "outputs": ("mask", "confidence"),
         "recipe": arguments.recipe,
         "seed": trained.settings.get("seed"),
@@ -197,7 +194,7 @@ def export(arguments: argparse.Namespace) -> None:
     if metrics:
         fields["metrics"] = {arguments.split: metrics}
     files["README.md"] = model_card(fields).encode()
-    bundle = load_bundle(write_bundle(arguments.output, fields, files).path)
+    bundle = write_bundle(arguments.output, fields, files)
     for precision, values in metrics.items():
         print(f"{arguments.split} mIoU {values['miou']:.2%} ({precision})")
     print(f"wrote {bundle.path}: {fields['parameters'] / 1e6:.2f} M parameters, {fields['macs'] / 1e9:.2f} GMACs")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from training.networks import NetworkSpec, build_network
+from training.networks import NetworkSpec, Normalise, build_network
 from transkd_ros.labels import LabelTable
 
 IGNORE = 255
@@ -30,8 +30,6 @@ class SegmentationModule(L.LightningModule):
     """
 
     network: Any
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -50,15 +48,12 @@ class SegmentationModule(L.LightningModule):
         self.table = LabelTable.load(labels)
         self.spec = NetworkSpec(architecture, encoder, len(self.table.names))
         self.network = build_network(self.spec, encoder_weights).to(memory_format=torch.channels_last)
-        mean, std = self.spec.normalisation()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        self.normalise = Normalise(self.spec)
         self.confusion = MulticlassConfusionMatrix(len(self.table.names), ignore_index=IGNORE)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes, H, W) of images (B, 3, H, W) uint8."""
-        normalised = (images - self.mean) / self.std
-        return self.network(normalised.to(memory_format=torch.channels_last))
+        return self.network(self.normalise(images).to(memory_format=torch.channels_last))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Drop-path draws from the global generator: tied to the batch, a resumed run draws the same.

@@ -44,6 +44,22 @@ class NetworkSpec:
         return (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
 
 
+class Normalise(nn.Module):
+    """Images (B, 3, H, W) uint8 to floats as the encoder of `spec` was designed for, in training and deployed alike."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        mean, std = spec.normalisation()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
+
+
 class CommutedSegformerDecoder(SegformerDecoder):
     """SegFormer's all-MLP decoder, the same parameters and the same function, computed in a cheaper order.
 

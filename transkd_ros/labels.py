@@ -74,7 +74,7 @@ class LabelTable:
 
     def colorize(self, mask: np.ndarray) -> np.ndarray:
         """The (H, W) uint8 mask as (H, W, 3) uint8 RGB."""
-        # The same as palette[mask], nine times faster.
+        # The same as palette[mask], but faster.
         return cv2.LUT(cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB), self.palette[np.newaxis])
 
     def overlay(

@@ -11,8 +11,8 @@ from transkd_ros.scenes import Drive
 class RenderedScenes(Dataset):
     """`count` pairs of image (H, W, 3) uint8 RGB and labels (H, W) uint8 in CamVid's 11 classes, rendered when read."""
 
-    def __init__(self, count: int, size: tuple[int, int] = (360, 480), first_seed: int = 0) -> None:
-        self.count, self.size, self.first_seed = count, size, first_seed
+    def __init__(self, count: int, size: tuple[int, int] = (360, 480)) -> None:
+        self.count, self.size = count, size
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -20,6 +20,5 @@ class RenderedScenes(Dataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if index not in self._cache:
-            seed = self.first_seed + index
-            self._cache[index] = Drive(seed, self.size).frame(seed % 50)
+            self._cache[index] = Drive(index, self.size).frame(index % 50)
         return self._cache[index]

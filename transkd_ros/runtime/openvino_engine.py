@@ -60,7 +60,7 @@ class OpenVinoRuntime:
 
     def infer(self, image: np.ndarray) -> Prediction:
         check_image(image, self.input_size)
-        # Copied, 0.03 ms: a tensor that shares memory cannot be made of a read-only view of a message.
+        # Copied: a tensor that shares memory cannot be made of a read-only view of a message.
         self._request.get_input_tensor().data[0] = image
         self._request.infer()
         maps = [self._request.get_tensor(name).data[0].copy() for name in self._outputs]
