@@ -23,11 +23,18 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from training.distillers import DistillerError
 from training.module import LossError, SegmentationModule
 from training.networks import NetworkError
+from training.taps import TapError
+from training.trained import TrainedError
 from transkd_ros import cli
+from transkd_ros.bundle import BundleError
 from transkd_ros.files import write_atomic
 from transkd_ros.image_folder import ImageFolderError
+
+
+BAD_INPUT = (BundleError, DistillerError, ImageFolderError, LossError, NetworkError, TapError, TrainedError)
 
 
 class RunMetrics(Callback):
@@ -94,4 +101,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ImageFolderError, NetworkError, LossError)
+    cli.run(main, *BAD_INPUT)

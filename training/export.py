@@ -13,7 +13,6 @@ import io
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,12 @@ from safetensors.torch import save as save_safetensors
 from training.data.camvid import find_camvid
 from training.deploy import DeployedNetwork, fold
 from training.model_card import model_card
-from training.networks import SIZE_DIVISOR, NetworkSpec, build_network, count_macs, count_parameters
+from training.networks import SIZE_DIVISOR, count_macs, count_parameters
+from training.trained import Trained, TrainedError, read_checkpoint
 from transkd_ros import cli
 from transkd_ros.bundle import EXPORTED_PROGRAM, MODEL_ONNX, WEIGHTS, Bundle, BundleError, write_bundle
 from transkd_ros.frames import Frame
 from transkd_ros.image_folder import ImageFolderError, list_frames, read_image, read_label
-from transkd_ros.labels import LabelTable
 from transkd_ros.metrics import ConfusionMatrix
 from transkd_ros.runtime import RuntimeUnavailable, open_runtime
 from transkd_ros.scenes import Drive
@@ -46,35 +45,7 @@ Labelled = tuple[Frame, np.ndarray | None]
 
 
 class ExportError(Exception):
-    """The checkpoint cannot become a bundle, or the bundle does not do what the network did."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network read back from a checkpoint, in eval mode, with the settings of its run."""
-
-    network: torch.nn.Module
-    spec: NetworkSpec
-    labels: LabelTable
-    settings: dict[str, Any]
-
-
-def read_checkpoint(path: Path) -> Trained:
-    """The network of a Lightning checkpoint of `training.module`, read without unpickling code."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings = checkpoint["hyper_parameters"]
-        labels = LabelTable.load(settings["labels"])
-        spec = NetworkSpec(settings["architecture"], settings["encoder"], len(labels.names))
-        network = build_network(spec)
-        prefix = "network."
-        weights = checkpoint["state_dict"].items()
-        network.load_state_dict({key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)})
-    except OSError:
-        raise
-    except Exception as error:  # not a checkpoint, of another project, or of another architecture
-        raise ExportError(f"{path} is not a checkpoint of training/distill.py: {cli.one_line(error)[:300]}") from error
-    return Trained(network.eval(), spec, labels, settings)
+    """The bundle does not do what the network did."""
 
 
 def export_onnx(deployed: DeployedNetwork, size: tuple[int, int]) -> tuple[bytes, torch.export.ExportedProgram]:
@@ -221,4 +192,4 @@ def parse_arguments(args: list[str] | None = None) -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = parse_arguments()
-    cli.run(lambda: export(arguments), ExportError, BundleError, ImageFolderError, RuntimeUnavailable)
+    cli.run(lambda: export(arguments), ExportError, TrainedError, BundleError, ImageFolderError, RuntimeUnavailable)

@@ -1,4 +1,4 @@
-"""The training loop's view of a student: losses, optimiser, schedule and validation mIoU, for any network."""
+"""The training loop's view of a student: losses, optimiser, schedule and validation mIoU, for any network and method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from training.distillers import Distiller, DistillerError
+from training.distillers.base import check_fit
 from training.networks import NetworkSpec, Normalise, build_network
+from training.taps import run_tapped, widths
+from training.teachers import Teacher, TeacherSource, load_teacher
 from transkd_ros.labels import LabelTable
 
 IGNORE = 255
@@ -21,12 +25,25 @@ class LossError(ArithmeticError):
 
 
 class SegmentationModule(L.LightningModule):
-    """A network trained on labels.
+    """A network trained on labels, and under a teacher by a distillation method where a recipe names both.
 
     Batches are images (B, 3, H, W) uint8 and labels (B, h, w) uint8 with 255 ignored. AdamW with a linear warm-up and
-    polynomial decay (power 0.9) to zero over the run; `encoder_lr_scale` slows an encoder that starts from published
-    weights. `labels` names the class table of `config/labels`. A loss that is not finite stops the run.
-    `seed` is the run's (linked to `seed_everything`).
+    polynomial decay to zero over the run. A loss that is not finite stops the run.
+
+    Args:
+        architecture: see NetworkSpec; the student's, or the network's that is trained alone.
+        encoder: see NetworkSpec.
+        encoder_weights: see build_network.
+        labels: name of the class table in config/labels.
+        distiller: a method of training/distillers; without one the network learns from labels only.
+        teacher: whom the distiller looks at.
+        class_weights: a factor per class for the cross-entropy, in the order of the class table.
+        lr: peak learning rate.
+        encoder_lr_scale: slows an encoder that starts from published weights.
+        weight_decay: AdamW's.
+        warmup_steps: steps of linear warm-up.
+        power: of the polynomial decay; 1 is linear.
+        seed: the run's (linked to seed_everything).
     """
 
     network: Any
@@ -37,19 +54,34 @@ class SegmentationModule(L.LightningModule):
         encoder: str = "mit_b0",
         encoder_weights: str | None = None,
         labels: str = "camvid",
+        distiller: Distiller | None = None,
+        teacher: TeacherSource | None = None,
+        class_weights: list[float] | None = None,
         lr: float = 1e-3,
         encoder_lr_scale: float = 1.0,
         weight_decay: float = 0.01,
         warmup_steps: int = 100,
+        power: float = 0.9,
         seed: int = 1,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["distiller", "teacher"])
         self.table = LabelTable.load(labels)
         self.spec = NetworkSpec(architecture, encoder, len(self.table.names))
         self.network = build_network(self.spec, encoder_weights).to(memory_format=torch.channels_last)
         self.normalise = Normalise(self.spec)
         self.confusion = MulticlassConfusionMatrix(len(self.table.names), ignore_index=IGNORE)
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
+        self.distiller = distiller
+        # In a tuple, so that it is no submodule: a teacher is neither trained, nor synchronised, nor saved with the student.
+        self._teacher: tuple[Teacher, ...] = ()
+        if (distiller is None) != (teacher is None):
+            raise DistillerError("model.distiller and model.teacher belong together: a recipe names both or neither")
+        if distiller is not None and teacher is not None:
+            self._teacher = (load_teacher(teacher),)
+            student_widths, teacher_widths = widths(self.network), widths(self._teacher[0].network)
+            check_fit(distiller, student_widths, teacher_widths)
+            distiller.build(student_widths, teacher_widths)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes, H, W) of images (B, 3, H, W) uint8."""
@@ -59,13 +91,30 @@ class SegmentationModule(L.LightningModule):
         # Drop-path draws from the global generator: tied to the batch, a resumed run draws the same.
         torch.manual_seed((self.hparams["seed"] * 10_007 + self.current_epoch) * 100_003 + batch_idx)
 
+    def on_fit_start(self) -> None:
+        for teacher in self._teacher:
+            teacher.to(self.device)
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(self.device)
+
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Every loss by name, weighted: the cross-entropy and the distiller's. `labels` (B, H, W) uint8."""
+        target = labels.long()
+        student = run_tapped(self.network, self.normalise(images).to(memory_format=torch.channels_last))
+        logits = student.logits.float()
+        losses = {"cross_entropy": F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE)}
+        if self.distiller is not None:
+            losses |= self.distiller(student, self._teacher[0](images), target)
+        return losses
+
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
-        loss = F.cross_entropy(self(images).float(), labels.long(), ignore_index=IGNORE)
-        self.log("loss/cross_entropy", loss, prog_bar=True)
-        if not torch.isfinite(loss):
-            raise LossError(f"loss/cross_entropy is {loss.item()} at step {self.global_step}: lower model.lr")
-        return loss
+        losses = self.losses(*batch)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise LossError(f"{_not_finite(losses)} at step {self.global_step}: lower model.lr")
+        self.log_dict({f"loss/{name}": loss for name, loss in losses.items()})
+        self.log("loss/total", total, prog_bar=True)
+        return total
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
@@ -83,15 +132,21 @@ class SegmentationModule(L.LightningModule):
         hp: Any = self.hparams
         encoder = list(self.network.encoder.parameters())
         head = [*self.network.decoder.parameters(), *self.network.segmentation_head.parameters()]
-        groups = [{"params": encoder, "lr": hp.lr * hp.encoder_lr_scale}, {"params": head, "lr": hp.lr}]
+        own = [] if self.distiller is None else list(self.distiller.parameters())
+        groups = [{"params": encoder, "lr": hp.lr * hp.encoder_lr_scale}, {"params": head + own, "lr": hp.lr}]
         optimiser = torch.optim.AdamW(groups, weight_decay=hp.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:
-            return min(1.0, (step + 1) / hp.warmup_steps) * max(0.0, 1 - step / total) ** 0.9
+            return min(1.0, (step + 1) / hp.warmup_steps) * max(0.0, 1 - step / total) ** hp.power
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _not_finite(losses: dict[str, Tensor]) -> str:
+    bad = [f"loss/{name} is {loss.item()}" for name, loss in losses.items() if not torch.isfinite(loss)]
+    return ", ".join(bad) or "the sum of the losses is not finite"
 
 
 def iou_of(confusion: Tensor) -> tuple[Tensor, Tensor]:

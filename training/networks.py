@@ -107,10 +107,15 @@ def build_network(spec: NetworkSpec, encoder_weights: str | None = None) -> nn.M
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]  # the library goes on to list every encoder it knows
         raise NetworkError(f"no network {spec.architecture} on encoder {spec.encoder}: {reason}") from error
-    if isinstance(network, smp.Segformer):
-        network.decoder.__class__ = CommutedSegformerDecoder  # adds no state: only the order of the work changes
     if packaged:
         load_packaged_weights(network.encoder, spec.encoder)
+    return commuted(network)
+
+
+def commuted(network: nn.Module) -> nn.Module:
+    """The same network, with SegFormer's decoder computed in the cheaper order if it has one."""
+    if isinstance(network, smp.Segformer):
+        network.decoder.__class__ = CommutedSegformerDecoder  # adds no state: only the order of the work changes
     return network
 
 

@@ -1,0 +1,96 @@
+"""What a distiller may look at while a network runs: logits, stage maps, patch embeddings.
+
+Networks stay unmodified: forward hooks look at them for one call and are gone when it ends, whatever happens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from segmentation_models_pytorch.encoders.mix_transformer import OverlapPatchEmbed as MixPatchEmbed
+from timm.models.pvt_v2 import OverlapPatchEmbed as PyramidPatchEmbed
+from torch import Tensor, nn
+
+STAGES = 4
+
+
+class TapError(ValueError):
+    """A network that cannot be tapped; the text says why."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What one forward pass showed. The tensors are the network's own or views of them, never copies.
+
+    `logits` (B, classes, H, W) float; `image` (B, 3, H, W) float, normalised, what the encoder was given; `stages`, four
+    maps (B, C, h, w) from fine to coarse (strides 4, 8, 16, 32 unless the encoder is dilated); `patches`, the token
+    sequences (B, h·w, C) right after each stage's overlapping patch embedding, empty for an encoder that has none.
+    """
+
+    logits: Tensor
+    image: Tensor
+    stages: tuple[Tensor, ...]
+    patches: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels of a network's taps, known before it runs: four of `stages`, and as many or none of `patches`."""
+
+    classes: int
+    stages: tuple[int, ...]
+    patches: tuple[int, ...]
+
+
+def widths(network: nn.Module) -> Widths:
+    """The channels of what `run_tapped` will show of a network of `training.networks`. Raises TapError."""
+    encoder: Any = network.encoder
+    stages = tuple(channels for channels in encoder.out_channels[1:] if channels)[-STAGES:]
+    if len(stages) < STAGES:
+        raise TapError(f"an encoder of {len(stages)} stages cannot be distilled; {STAGES} are needed")
+    head: Any = network.segmentation_head
+    classes = head[0].out_channels
+    return Widths(classes, stages, tuple(embedding.proj.out_channels for embedding in _patch_embeddings(encoder)))
+
+
+def run_tapped(network: nn.Module, image: Tensor) -> Taps:
+    """Run a network on normalised images (B, 3, H, W) float and keep what a distiller may look at.
+
+    Works inside DistributedDataParallel (which wraps the module that owns the network). Raises TapError for a network
+    that torch.compile has wrapped: its graph is fixed before hooks exist. Compile blocks of it instead.
+    """
+    if hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None) is not None:
+        raise TapError("a network wrapped by torch.compile cannot be tapped: its graph has no hooks; leave it eager")
+    seen: dict[Any, Any] = {}
+    encoder: Any = network.encoder
+    embeddings = _patch_embeddings(encoder)
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        seen[module] = output
+
+    handles = [module.register_forward_hook(keep) for module in (encoder, *embeddings)]
+    try:
+        logits = network(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    maps = [stage for stage in seen[encoder][1:] if stage.shape[1]]
+    return Taps(logits, image, tuple(maps[-STAGES:]), tuple(_tokens(module, seen[module]) for module in embeddings))
+
+
+def _patch_embeddings(encoder: nn.Module) -> list[Any]:
+    """The overlapping patch embeddings of MiT (segmentation_models_pytorch) and PVTv2 (timm), stage 1 first."""
+    return [module for module in encoder.modules() if isinstance(module, (MixPatchEmbed, PyramidPatchEmbed))]
+
+
+def _tokens(module: nn.Module, embedded: Tensor) -> Tensor:
+    """What a patch embedding gives out as (B, h·w, C): MiT keeps (B, C, h, w), PVTv2 (B, h, w, C)."""
+    if isinstance(module, MixPatchEmbed):
+        return embedded.flatten(2).transpose(1, 2)
+    return embedded.flatten(1, 2)
+
+
+def to_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """A token sequence (B, h·w, C) as the map (B, C, h, w) of the height and width of `like`."""
+    return tokens.transpose(1, 2).unflatten(2, like.shape[-2:])

@@ -1,0 +1,68 @@
+"""Networks that were trained before: read back from a checkpoint of `training.distill` or from a model bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from training.networks import NetworkSpec, build_network
+from transkd_ros.bundle import load_bundle
+from transkd_ros.cli import one_line
+from transkd_ros.labels import LabelTable
+
+
+class TrainedError(ValueError):
+    """A file that holds no network of ours; the text names it."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in eval mode, with what it takes to build it again, its classes, and the settings of its run."""
+
+    network: torch.nn.Module
+    spec: NetworkSpec
+    labels: LabelTable
+    settings: dict[str, Any]
+
+
+def read_checkpoint(path: Path) -> Trained:
+    """The network of a Lightning checkpoint of `training.module`, read without unpickling code.
+
+    Raises OSError where there is no file, TrainedError for one that is no such checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        settings = checkpoint["hyper_parameters"]
+        labels = LabelTable.load(settings["labels"])
+        spec = NetworkSpec(settings["architecture"], settings["encoder"], len(labels.names))
+        prefix = "network."
+        weights = checkpoint["state_dict"].items()
+        network = _network(spec, {key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)})
+    except OSError:
+        raise
+    except Exception as error:  # not a checkpoint, of another project, or of another architecture
+        raise TrainedError(f"{path} is not a checkpoint of training/distill.py: {one_line(error)[:300]}") from error
+    return Trained(network, spec, labels, settings)
+
+
+def read_bundle(path: Path) -> Trained:
+    """The network of a model bundle. Raises BundleError, or TrainedError where its weights are not its architecture's."""
+    bundle = load_bundle(path)
+    manifest = bundle.manifest
+    try:
+        spec = NetworkSpec(**manifest.architecture)
+        network = _network(spec, load_file(bundle.weights))
+    except Exception as error:
+        raise TrainedError(f"{path}: its weights are of another architecture: {one_line(error)[:300]}") from error
+    return Trained(network, spec, manifest.labels, {})
+
+
+def _network(spec: NetworkSpec, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    network = build_network(spec)
+    network.load_state_dict(weights)
+    return network.eval()
+
