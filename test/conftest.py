@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -82,6 +84,13 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_bundle(tmp_path_factory.mktemp("models") / "tiny", TINY_FIELDS, files)
 
 
+def renamed(bundle: Bundle, folder: Path, classes: tuple[str, ...]) -> Bundle:
+    """The same bundle in another folder with other names of its classes."""
+    labels = LabelTable(classes, bundle.manifest.labels.colors)
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+    return write_bundle(folder, TINY_FIELDS | {"name": "other", "labels": labels}, files)
+
+
 @pytest.fixture
 def colours() -> np.ndarray:
     """(64, 96, 3) uint8 RGB, read-only like a view of a message; no two channels of a pixel are equal."""
@@ -103,13 +112,34 @@ def write_scenes(root: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def shared_scene_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a data set in CamVid's layout, for tests that only read it."""
+    return write_scenes(tmp_path_factory.mktemp("data") / "camvid")
+
+
 @pytest.fixture
-def scene_tree(tmp_path: Path) -> Path:
-    """The folder of a data set in CamVid's layout, the test's own to damage."""
-    return write_scenes(tmp_path / "camvid")
+def scene_tree(shared_scene_tree: Path, tmp_path: Path) -> Path:
+    """The same, the test's own to damage."""
+    return shutil.copytree(shared_scene_tree, tmp_path / "camvid")
 
 
 @pytest.fixture(scope="session")
-def shared_scene_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same for tests that only read it."""
-    return write_scenes(tmp_path_factory.mktemp("data") / "camvid")
+def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function: encoder → checkpoint of a SegFormer with random weights and CamVid's classes, as a run leaves it."""
+    folder = tmp_path_factory.mktemp("teachers")
+
+    def checkpoint(encoder: str) -> Path:
+        import torch
+
+        from training.networks import NetworkSpec, build_network
+
+        path = folder / f"{encoder}.ckpt"
+        if not path.exists():
+            weights = build_network(NetworkSpec("segformer", encoder, 11)).state_dict()
+            settings = {"architecture": "segformer", "encoder": encoder, "labels": "camvid"}
+            state = {f"network.{name}": value for name, value in weights.items()}
+            torch.save({"hyper_parameters": settings, "state_dict": state}, path)
+        return path
+
+    return checkpoint

@@ -5,6 +5,7 @@ Finds, pairs and reads them. What becomes of them (a bag, a live topic) is decid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ SUFFIXES = (*COMPRESSED_FORMATS, ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp
 
 # A rotation in the EXIF data is not applied: like image_transport, the node takes the frame as it is stored.
 _AS_SENT = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+LabelDecoder = Callable[[bytes, Path], np.ndarray]
+"""From the bytes of a label file, and its path for the error, to (H, W) uint8 class ids."""
 
 
 class ImageFolderError(ValueError):
@@ -34,10 +39,10 @@ def list_frames(images: Path | str, labels: Path | str | None = None) -> list[Fr
 
     Raises ImageFolderError if a folder is missing, holds no images, or an image has no label.
     """
-    paths = _images_in(Path(images))
+    paths = list_images(Path(images))
     if labels is None:
         return [FramePath(path, None) for path in paths]
-    by_stem = {path.stem: path for path in _images_in(Path(labels))}
+    by_stem = {path.stem: path for path in list_images(Path(labels))}
     for path in paths:
         if path.stem not in by_stem:
             raise ImageFolderError(f"no label for {path}: expected {Path(labels) / path.stem}.png")
@@ -57,22 +62,31 @@ def decode_image(data: bytes, path: Path) -> np.ndarray:
     return pixels
 
 
-def read_label(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """A label mask, (H, W) uint8 class ids, which must have the `size` (H, W) of its frame."""
-    data = path.read_bytes()
-    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if mask is None:
-        raise ImageFolderError(f"{path}: not an image that OpenCV can decode (broken or unknown format)")
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ImageFolderError(
-            f"{path}: a label must be a single-channel 8-bit image of class ids, not {mask.dtype} of shape {mask.shape}"
-        )
+def read_label(path: Path, size: tuple[int, int], decode: LabelDecoder | None = None) -> np.ndarray:
+    """A label mask, (H, W) uint8 class ids, which must have the `size` (H, W) of its frame.
+
+    `decode` reads a format other than decode_label's.
+    """
+    mask = (decode or decode_label)(path.read_bytes(), path)
     if mask.shape != tuple(size):
         raise ImageFolderError(f"{path}: the label is {mask.shape[1]}x{mask.shape[0]}, its image {size[1]}x{size[0]}")
     return mask
 
 
-def _images_in(folder: Path) -> list[Path]:
+def decode_label(data: bytes, name: Path | str) -> np.ndarray:
+    """The bytes of an image file as a mask, (H, W) uint8 class ids; `name` is only named in the error."""
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if mask is None:
+        raise ImageFolderError(f"{name}: not an image that OpenCV can decode (broken or unknown format)")
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise ImageFolderError(
+            f"{name}: a label must be a single-channel 8-bit image of class ids, not {mask.dtype} of shape {mask.shape}"
+        )
+    return mask
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files of a folder sorted by name. Raises ImageFolderError if it is missing or holds none."""
     if not folder.is_dir():
         raise ImageFolderError(f"{folder}: no such folder")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())

@@ -1,42 +1,25 @@
-"""A data set that is two folders: images, and label masks (single-channel PNG of class ids) with the same names."""
+"""A data set of one's own: two folders a split, images, and label masks of class ids with the same names."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
-from torch.utils.data import Dataset
-
-from transkd_ros.image_folder import ImageFolderError, list_frames, read_image, read_label
+from training.data.base import SegmentationData, Split
+from training.data.samples import LabelledImages, own_ids
+from transkd_ros.image_folder import list_frames
 
 
-class ImageLabelFolder(Dataset):
-    """Pairs of image (H, W, 3) uint8 RGB and labels (H, W) uint8, kept in memory after the first read.
+class Folder(SegmentationData):
+    """`root` holds `train/` and `val/`, each with `images/` and `labels/`: single-channel 8-bit files of class ids.
 
-    `classes` is the number of class ids; `ignore_id` is no class. Raises ImageFolderError at once for a missing
-    folder, no images, or an image without labels; on reading, for files that cannot be decoded, differ in size or hold
-    other ids.
+    `labels` names the class table in config/labels, or a YAML file of one. Options: those of SegmentationData.
     """
 
-    def __init__(self, images: Path, labels: Path, classes: int, ignore_id: int = 255) -> None:
-        self.frames = list_frames(images, labels)
-        self.known = [*range(classes), ignore_id]
-        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    def __init__(self, root: str, labels: str, **options: Any) -> None:
+        super().__init__(root, **options)
+        self.labels = labels
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if index not in self._cache:
-            self._cache[index] = self._read(index)
-        return self._cache[index]
-
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        paths = self.frames[index]
-        assert paths.label is not None  # list_frames was given a folder of labels
-        image = cv2.cvtColor(read_image(paths.image), cv2.COLOR_BGR2RGB)
-        labels = read_label(paths.label, image.shape[:2])
-        if (unknown := np.setdiff1d(labels, self.known)).size:
-            raise ImageFolderError(f"{paths.label}: unknown class ids {unknown.tolist()}; known are {self.known}")
-        return image, labels
+    def split(self, name: Split) -> LabelledImages:
+        folder = Path(self.hparams["root"]) / name
+        return LabelledImages(list_frames(folder / "images", folder / "labels"), own_ids(self.classes))

@@ -1,28 +1,46 @@
-"""Augmentation and sampling whose randomness depends on seed, epoch and sample alone, so that a resumed run sees
-exactly what an uninterrupted one would have seen, with any number of workers."""
+"""Augmentation whose randomness depends on the sample's seed alone (see `loading.SeededSampler`), so that a resumed run
+sees exactly what an uninterrupted one would have seen, with any number of workers."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from training.data.samples import IGNORE
 
-def augmentation(crop: tuple[int, int], zoom: tuple[float, float]) -> v2.Transform:
-    """Random crop of a `zoom` share of the image's area, scaled to `crop` (H, W); flip; photometric jitter."""
-    aspect = crop[1] / crop[0]
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(crop, scale=zoom, ratio=(aspect / 1.15, aspect * 1.15), antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandomPhotometricDistort(p=0.5),
-        ]
-    )
+
+def augmentation(
+    crop: tuple[int, int],
+    zoom: tuple[float, float] = (0.15, 1.0),
+    scale: tuple[float, float] | None = None,
+    shift: int = 0,
+    photometric: float = 0.5,
+) -> v2.Transform:
+    """A random part of image and labels at the size `crop` (H, W), flipped half of the time, with colours jittered.
+
+    The part is a `zoom` share of the image's area, stretched to `crop`; or, with `scale`, cut from the image scaled by
+    a random factor of that range, 1 being where the whole image just fits into `crop`. `shift` moves it by up to so
+    many pixels, and `photometric` is the probability of each of the colour distortions. What lies outside the image is
+    black and labelled IGNORE.
+    """
+    height, width = crop
+    aspect = width / height
+    steps: list[v2.Transform] = [
+        v2.ScaleJitter((width, height), scale, antialias=True)  # it wants the width first
+        if scale
+        else v2.RandomResizedCrop(crop, scale=zoom, ratio=(aspect / 1.15, aspect * 1.15), antialias=True)
+    ]
+    if scale or shift:
+        outside = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
+        steps.append(v2.RandomCrop(crop, padding=shift, pad_if_needed=True, fill=outside))
+    steps.append(v2.RandomHorizontalFlip())
+    if photometric:
+        steps.append(v2.RandomPhotometricDistort(p=photometric))
+    return v2.Compose(steps)
 
 
 class Augmented(Dataset):
@@ -55,24 +73,6 @@ class Resized(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, labels = self.source[index]
         return self.resize(torch.from_numpy(_channels_first(image))), torch.from_numpy(labels)
-
-
-class SeededSampler(Sampler[tuple[int, int]]):
-    """A new permutation of `length` samples every epoch, each with a seed of its own for the augmentation."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        seeds = rng.integers(2**31, size=self.length)
-        return zip(rng.permutation(self.length).tolist(), seeds.tolist(), strict=True)
 
 
 def _channels_first(image: np.ndarray) -> np.ndarray:

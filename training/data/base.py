@@ -1,0 +1,104 @@
+"""What every data set shares: augmentation, choice of samples, loaders. The layout is in a data set's own file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Subset
+
+from training.data.loading import Loader, SeededSampler, process, share, single_threaded
+from training.data.samples import LabelledImages
+from training.data.transforms import Augmented, Resized, augmentation
+from transkd_ros.image_folder import ImageFolderError
+from transkd_ros.labels import LabelTable
+
+Split = Literal["train", "val"]
+
+
+class SegmentationData(L.LightningDataModule, ABC):
+    """Training and validation samples of a data set; a subclass names its class table and finds its files.
+
+    Training batches are images (batch_size, 3, h, w) uint8 and labels (batch_size, h, w) uint8, 255 where there is no
+    class, equal for equal seed, epoch and sample. `crop` (h, w), `zoom`, `scale`, `shift` and `photometric` are those
+    of `transforms.augmentation`. Validation: one image resized to `val_size` (h, w) with labels of the original size.
+
+    `batch_size` is that of one process. `limit` trains on so many of the labelled images only, drawn by `seed`; a
+    smaller limit draws a part of a larger one's. `workers` processes read ahead, for training and validation each.
+    """
+
+    labels: str
+    """The name of the class table in config/labels, or the path of one."""
+
+    def __init__(
+        self,
+        root: str | None,
+        crop: tuple[int, int] = (256, 320),
+        zoom: tuple[float, float] = (0.15, 1.0),
+        scale: tuple[float, float] | None = None,
+        shift: int = 0,
+        photometric: float = 0.5,
+        val_size: tuple[int, int] = (384, 512),
+        batch_size: int = 8,
+        limit: int | None = None,
+        seed: int = 1,
+        workers: int = 1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    @property
+    def classes(self) -> int:
+        return len(LabelTable.load(self.labels).names)
+
+    @abstractmethod
+    def split(self, name: Split) -> LabelledImages:
+        """The samples of a split; ImageFolderError says what is missing where."""
+
+    def setup(self, stage: str) -> None:
+        """Find and check the data. Raises ImageFolderError for what is missing or cannot be used."""
+        train, self.val_set = self.split("train"), self.split("val")
+        for samples in (train, self.val_set):
+            samples.check()
+        self.train_set: Dataset = self._limited(train)
+
+    def _limited(self, samples: LabelledImages) -> Dataset:
+        limit, count = self.hparams["limit"], len(samples)
+        if limit is None:
+            return samples
+        if not 1 <= limit <= count:
+            raise ImageFolderError(f"data.init_args.limit is {limit}; the training split holds {count} images")
+        return Subset(samples, np.random.default_rng(self.hparams["seed"]).permutation(count)[:limit].tolist())
+
+    def train_dataloader(self) -> Loader:
+        hp: Any = self.hparams
+        count: int = len(self.train_set)  # type: ignore[arg-type]
+        _, processes = process()
+        if count < hp.batch_size * processes:
+            raise ImageFolderError(
+                f"{count} training images do not fill a batch: data.init_args.batch_size is {hp.batch_size} "
+                f"for each of {processes} processes"
+            )
+        transform = augmentation(tuple(hp.crop), tuple(hp.zoom), hp.scale and tuple(hp.scale), hp.shift, hp.photometric)
+        samples = Augmented(self.train_set, transform)
+        return self._loader(samples, SeededSampler(count, hp.seed), batch_size=hp.batch_size, drop_last=True)
+
+    def val_dataloader(self) -> Loader:
+        samples = Resized(self.val_set, tuple(self.hparams["val_size"]))
+        return self._loader(samples, share(len(samples)), batch_size=1)
+
+    def _loader(self, samples: Dataset, order: Iterable[Any], **options: Any) -> Loader:
+        workers = self.hparams["workers"]
+        return Loader(
+            samples,
+            sampler=order,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=single_threaded,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )

@@ -1,0 +1,66 @@
+"""How samples reach the training loop: their order, the share of each process, and the workers that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from torch import distributed
+from torch.utils.data import DataLoader, Sampler
+
+from transkd_ros.image_folder import ImageFolderError
+
+
+def process() -> tuple[int, int]:
+    """Rank of this process and number of processes that train together: (0, 1) outside distributed training."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def share(length: int) -> range:
+    """The indices of `length` samples that this process takes: every one is taken once, by one process."""
+    rank, processes = process()
+    return range(rank, length, processes)
+
+
+class SeededSampler(Sampler[tuple[int, int]]):
+    """A new permutation of `length` samples every epoch, each with a seed of its own for the augmentation.
+
+    Depends on seed and epoch alone, so that a resumed run goes on as an uninterrupted one would have. Processes that
+    train together take turns in it: each batch of B of N processes together is the batch of N·B of a single one. All
+    draw equally many: the last `length` % N samples of an epoch's order are left out.
+    """
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length // process()[1]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        seeds = rng.integers(2**31, size=self.length)
+        order = rng.permutation(self.length)
+        turns = share(self.length)[: len(self)]
+        return zip(order[turns].tolist(), seeds[turns].tolist(), strict=True)
+
+
+class Loader(DataLoader):
+    """A DataLoader that passes on an ImageFolderError of a worker without the worker's traceback in its text."""
+
+    def __iter__(self) -> Any:
+        try:
+            yield from super().__iter__()
+        except ImageFolderError as error:
+            raise ImageFolderError(str(error).rsplit("ImageFolderError: ", 1)[-1].strip()) from None
+
+
+def single_threaded(worker: int) -> None:
+    """For a worker process: OpenCV without threads of its own (torch sees to its own), as workers share the cores."""
+    cv2.setNumThreads(0)

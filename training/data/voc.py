@@ -1,0 +1,70 @@
+"""Pascal VOC 2012, 21 classes with the background, and its extension by SBD (SegmentationClassAug)."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from training.data.base import SegmentationData, Split
+from training.data.samples import LabelledImages, find, own_ids, pair
+from transkd_ros.image_folder import ImageFolderError
+
+
+class VOC(SegmentationData):
+    """`root` (VOCdevkit/VOC2012) holds `JPEGImages/*.jpg`, `SegmentationClass/*.png` and
+    `ImageSets/Segmentation/{train,val}.txt`.
+
+    With `augmented`, training takes every image labelled in `SegmentationClassAug/` that is not in val.txt (10582 of
+    them). Options: those of SegmentationData.
+    """
+
+    labels = "voc"
+
+    def __init__(
+        self,
+        root: str,
+        augmented: bool = False,
+        crop: tuple[int, int] = (512, 512),
+        val_size: tuple[int, int] = (512, 512),
+        **options: Any,
+    ) -> None:
+        super().__init__(root, crop=crop, val_size=val_size, **options)
+
+    def split(self, name: Split) -> LabelledImages:
+        root = Path(self.hparams["root"])
+        labels = root / "SegmentationClass"
+        names = _listed(root, name)
+        if name == "train" and self.hparams["augmented"]:
+            labels = root / "SegmentationClassAug"
+            held_out = set(_listed(root, "val"))
+            names = [path.stem for path in find(labels, "*.png") if path.stem not in held_out]
+        images = {path.stem: path for path in find(root / "JPEGImages", "*.jpg")}
+        if missing := [image for image in names if image not in images]:
+            raise ImageFolderError(f"{root}/JPEGImages/{missing[0]}.jpg: no such file, but the {name} split names it")
+        pairs = pair([images[image] for image in names], lambda image: labels / f"{image.stem}.png")
+        return LabelledImages(pairs, own_ids(self.classes), decode_palette)
+
+
+def decode_palette(data: bytes, path: Path) -> np.ndarray:
+    """The bytes of a palette (or grey) PNG as (H, W) uint8 palette indices, which OpenCV would turn into colours."""
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            mode, indices = file.mode, np.asarray(file)
+    except (OSError, SyntaxError) as error:  # what Pillow raises for a broken file
+        raise ImageFolderError(f"{path}: not an image that Pillow can decode (broken or unknown format)") from error
+    if mode not in ("P", "L"):
+        raise ImageFolderError(f"{path}: a label must be a palette or 8-bit grey PNG, not of mode {mode}")
+    return indices
+
+
+def _listed(root: Path, name: str) -> list[str]:
+    """The names in a list of images, in its order."""
+    path = find(root / "ImageSets" / "Segmentation", f"{name}.txt")[0]
+    names = path.read_text(encoding="utf-8").split()
+    if not names:
+        raise ImageFolderError(f"{path}: names no image")
+    return names
