@@ -23,9 +23,9 @@ class TapError(ValueError):
 class Taps:
     """What one forward pass showed. The tensors are the network's own or views of them, never copies.
 
-    `logits` (B, classes, H, W) float; `image` (B, 3, H, W) float, normalised, what the encoder was given; `stages`, four
-    maps (B, C, h, w) from fine to coarse (strides 4, 8, 16, 32 unless the encoder is dilated); `patches`, the token
-    sequences (B, h·w, C) right after each stage's overlapping patch embedding, empty for an encoder that has none.
+    `logits` (B, classes, H, W) float; `image` (B, 3, H, W) float, normalised, what the encoder was given; `stages`,
+    four maps (B, C, h, w) from fine to coarse (strides 4, 8, 16, 32 unless the encoder is dilated); `patches`, the
+    token sequences (B, h·w, C) right after each stage's overlapping patch embedding, none for a CNN.
     """
 
     logits: Tensor
@@ -58,13 +58,13 @@ def run_tapped(network: nn.Module, image: Tensor) -> Taps:
     """Run a network on normalised images (B, 3, H, W) float and keep what a distiller may look at.
 
     Works inside DistributedDataParallel (which wraps the module that owns the network). Raises TapError for a network
-    that torch.compile has wrapped: its graph is fixed before hooks exist. Compile blocks of it instead.
+    that torch.compile has wrapped, or its encoder: the graph is fixed before hooks exist. Compile blocks of it instead.
     """
-    if hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None) is not None:
-        raise TapError("a network wrapped by torch.compile cannot be tapped: its graph has no hooks; leave it eager")
     seen: dict[Any, Any] = {}
     encoder: Any = network.encoder
     embeddings = _patch_embeddings(encoder)
+    if any(_is_compiled(module) for module in (network, encoder, *embeddings)):
+        raise TapError("a network wrapped by torch.compile cannot be tapped: its graph has no hooks; leave it eager")
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
         seen[module] = output
@@ -77,6 +77,10 @@ def run_tapped(network: nn.Module, image: Tensor) -> Taps:
             handle.remove()
     maps = [stage for stage in seen[encoder][1:] if stage.shape[1]]
     return Taps(logits, image, tuple(maps[-STAGES:]), tuple(_tokens(module, seen[module]) for module in embeddings))
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _patch_embeddings(encoder: nn.Module) -> list[Any]:

@@ -45,6 +45,6 @@ def check_fit(distiller: Distiller, student: Widths, teacher: Widths) -> None:
         if not network.patches:
             fitting = sorted(method.__name__ for method in Distiller.__subclasses__() if not method.needs_patches)
             raise DistillerError(
-                f"{type(distiller).__name__} aligns patch embeddings, and this {role} has none (MiT and PVTv2 encoders do); "
-                f"methods that fit: {', '.join(fitting)}"
+                f"{type(distiller).__name__} aligns patch embeddings, and this {role}'s encoder has none "
+                f"(MiT and PVTv2 do); methods that fit: {', '.join(fitting)}"
             )
