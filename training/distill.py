@@ -6,59 +6,52 @@ whole; `--ckpt_path runs/NAME/checkpoints/last.ckpt` goes on with an interrupted
 
 from __future__ import annotations
 
-import json
-import platform
 import signal
 import sys
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 if __name__ == "__main__":  # run as a script: this folder is not the package's parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds; see `cli.run`
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from training.callbacks import CostTable, RunRecord, SampleOverlays
 from training.distillers import DistillerError
-from training.module import LossError, SegmentationModule
+from training.module import ClassTableError, LossError, SegmentationModule
 from training.networks import NetworkError
 from training.taps import TapError
 from training.trained import TrainedError
 from transkd_ros import cli
 from transkd_ros.bundle import BundleError
-from transkd_ros.files import write_atomic
 from transkd_ros.image_folder import ImageFolderError
 
+BAD_INPUT = (
+    BundleError,
+    ClassTableError,
+    DistillerError,
+    ImageFolderError,
+    LossError,
+    NetworkError,
+    TapError,
+    TrainedError,
+)
+OUT_OF_MEMORY = (
+    "out of memory: lower data.init_args.batch_size (and raise trainer.accumulate_grad_batches by as much, for as many "
+    "images a step) or data.init_args.crop"
+)
 
-BAD_INPUT = (BundleError, DistillerError, ImageFolderError, LossError, NetworkError, TapError, TrainedError)
 
+class RecipeParser(LightningArgumentParser):
+    """Ends with one line for a recipe or an option that it cannot read, instead of every option there is."""
 
-class RunMetrics(Callback):
-    """Writes `metrics.json` into the run's folder at its end: what was measured, and where."""
-
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.started = time.time()
-
-    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        checkpoint = trainer.checkpoint_callback
-        if not isinstance(checkpoint, ModelCheckpoint) or not trainer.is_global_zero:  # none in a fast_dev_run
-            return
-        last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
-        record = {
-            "best_val_miou": float(checkpoint.best_model_score or 0),
-            "best_checkpoint": Path(checkpoint.best_model_path).name,
-            "last": last,
-            "epochs": trainer.current_epoch,
-            "steps": trainer.global_step,
-            "seed": module.hparams["seed"],
-            "wall_seconds_since_start_or_resume": round(time.time() - self.started),
-            "machine": f"{platform.machine()}, {trainer.accelerator.__class__.__name__}, {trainer.precision}",
-        }
-        write_atomic(Path(trainer.default_root_dir) / "metrics.json", json.dumps(record, indent=2) + "\n")
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise cli.CommandError(" ".join(message.split())[:600]) from ex
 
 
 class DistillCLI(LightningCLI):
@@ -69,7 +62,13 @@ class DistillCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to resume from")
-        parser.set_defaults({"trainer.default_root_dir": "runs/unnamed"})
+        parser.set_defaults(
+            {
+                "trainer.default_root_dir": "runs/unnamed",
+                "trainer.enable_model_summary": False,  # CostTable shows more
+                "trainer.use_distributed_sampler": False,  # SeededSampler deals the samples out to the processes
+            }
+        )
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
@@ -82,9 +81,45 @@ class DistillCLI(LightningCLI):
             RichProgressBar(),
             LearningRateMonitor("step"),
             ModelCheckpoint(run / "checkpoints", **best, save_last=True, enable_version_counter=False),
-            RunMetrics(),
+            CostTable(),
+            SampleOverlays(),
+            RunRecord(),
         ]
         return super().instantiate_trainer(**kwargs)
+
+
+def check_resumable(path: str, module: SegmentationModule) -> None:
+    """Raise TrainedError for a checkpoint that is not one of this recipe's networks, OSError where there is none."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except OSError:
+        raise
+    except Exception as error:
+        raise TrainedError(f"{path} is not a checkpoint of training/distill.py: {cli.one_line(error)[:200]}") from error
+    expected = module.state_dict()
+    different = [
+        name
+        for name in {**expected, **weights}
+        if name not in weights or name not in expected or weights[name].shape != expected[name].shape
+    ]
+    if different:
+        raise TrainedError(f"{path} is a checkpoint of another recipe: {different[0]} differs from this network's")
+
+
+def fit(command: DistillCLI) -> None:
+    """Train; what a user can do something about ends in one line."""
+    try:
+        command.trainer.fit(
+            command.model, command.datamodule, ckpt_path=command.config.ckpt_path, weights_only=True
+        )
+    except SystemExit:  # Lightning's, after an orderly end
+        if command.trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except RuntimeError as error:  # torch.OutOfMemoryError on a GPU; on a CPU a RuntimeError that says so
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            raise cli.CommandError(OUT_OF_MEMORY) from error
+        raise
 
 
 def main(args: list[str] | None = None) -> None:
@@ -94,10 +129,14 @@ def main(args: list[str] | None = None) -> None:
         subclass_mode_data=True,
         seed_everything_default=1,
         run=False,
+        auto_configure_optimizers=False,
+        parser_class=RecipeParser,
         args=args,
         save_config_kwargs={"overwrite": True},
     )
-    command.trainer.fit(command.model, command.datamodule, ckpt_path=command.config.ckpt_path)
+    if command.config.ckpt_path:
+        check_resumable(command.config.ckpt_path, command.model)
+    fit(command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The training loop's view of a student: losses, optimiser, schedule and validation mIoU, for any network and method."""
+"""The training loop's view of a student: losses, optimiser, schedule and validation mIoU, whatever the method."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ IGNORE = 255
 
 class LossError(ArithmeticError):
     """A loss that is not finite; the text names it."""
+
+
+class ClassTableError(ValueError):
+    """Student, teacher and data that are not about the same classes; the text says who differs."""
 
 
 class SegmentationModule(L.LightningModule):
@@ -71,17 +75,34 @@ class SegmentationModule(L.LightningModule):
         self.network = build_network(self.spec, encoder_weights).to(memory_format=torch.channels_last)
         self.normalise = Normalise(self.spec)
         self.confusion = MulticlassConfusionMatrix(len(self.table.names), ignore_index=IGNORE)
+        if class_weights is not None and len(class_weights) != len(self.table.names):
+            raise ClassTableError(f"model.class_weights: {len(class_weights)} for {len(self.table.names)} classes")
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
         self.distiller = distiller
-        # In a tuple, so that it is no submodule: a teacher is neither trained, nor synchronised, nor saved with the student.
-        self._teacher: tuple[Teacher, ...] = ()
+        # In a tuple, so that it is no submodule: it is not trained, synchronised, or saved with the student.
+        self.teachers: tuple[Teacher, ...] = ()
         if (distiller is None) != (teacher is None):
             raise DistillerError("model.distiller and model.teacher belong together: a recipe names both or neither")
         if distiller is not None and teacher is not None:
-            self._teacher = (load_teacher(teacher),)
-            student_widths, teacher_widths = widths(self.network), widths(self._teacher[0].network)
+            self.teachers = (load_teacher(teacher),)
+            self._check_classes(f"teacher {teacher.source}", self.teachers[0].spec.classes, self.teachers[0].labels)
+            student_widths, teacher_widths = widths(self.network), widths(self.teachers[0].network)
             check_fit(distiller, student_widths, teacher_widths)
             distiller.build(student_widths, teacher_widths)
+
+    def setup(self, stage: str) -> None:
+        """Raises ClassTableError where the data are of other classes."""
+        if (name := getattr(self.trainer.datamodule, "labels", None)) is not None:  # type: ignore[attr-defined]
+            table = LabelTable.load(name)
+            self._check_classes("data", len(table.names), table)
+
+    def _check_classes(self, who: str, count: int, table: LabelTable | None) -> None:
+        own = self.table.names
+        if count != len(own):
+            raise ClassTableError(f"{who}: {count} classes; model.labels has {len(own)} ({', '.join(own[:4])} …)")
+        for index, (name, expected) in enumerate(zip(table.names if table else own, own, strict=True)):
+            if name != expected:
+                raise ClassTableError(f"{who}: class {index} is {name}; in model.labels it is {expected}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes, H, W) of images (B, 3, H, W) uint8."""
@@ -92,7 +113,7 @@ class SegmentationModule(L.LightningModule):
         torch.manual_seed((self.hparams["seed"] * 10_007 + self.current_epoch) * 100_003 + batch_idx)
 
     def on_fit_start(self) -> None:
-        for teacher in self._teacher:
+        for teacher in self.teachers:
             teacher.to(self.device)
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)
@@ -104,7 +125,7 @@ class SegmentationModule(L.LightningModule):
         logits = student.logits.float()
         losses = {"cross_entropy": F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE)}
         if self.distiller is not None:
-            losses |= self.distiller(student, self._teacher[0](images), target)
+            losses |= self.distiller(student, self.teachers[0](images), target)
         return losses
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -116,11 +137,13 @@ class SegmentationModule(L.LightningModule):
         self.log("loss/total", total, prog_bar=True)
         return total
 
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The masks (B, h, w) uint8 at the labels' size, which are counted."""
         images, labels = batch
         prediction = self(images).argmax(1, keepdim=True).to(torch.uint8)
         prediction = F.interpolate(prediction, size=labels.shape[-2:], mode="nearest-exact").squeeze(1)
         self.confusion.update(prediction, labels.long())
+        return prediction
 
     def on_validation_epoch_end(self) -> None:
         iou, accuracy = iou_of(self.confusion.compute())

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import segmentation_models_pytorch as smp
 import torch
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from training.networks import NetworkSpec, Normalise, commuted
 from training.taps import Taps, run_tapped
 from training.trained import TrainedError, read_bundle, read_checkpoint
+from transkd_ros.labels import LabelTable
 from transkd_ros.resources import find_model
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,8 +25,8 @@ class TeacherSource:
     """Where a teacher comes from, as it stands in a recipe.
 
     Args:
-        source: a checkpoint of training/distill.py, a model bundle (a folder, or the name of a shipped one), or a network
-            that segmentation_models_pytorch loads from the Hugging Face hub, such as
+        source: a checkpoint of training/distill.py, a model bundle (a folder, or the name of a shipped one), or a
+            network that segmentation_models_pytorch loads from the Hugging Face hub, such as
             smp-hub/segformer-b2-1024x1024-city-160k.
         precision: what the teacher computes in, whatever the student does.
     """
@@ -35,13 +36,23 @@ class TeacherSource:
 
 
 class Teacher(nn.Module):
-    """A trained network in eval mode for good, without gradients, in its own precision and with its own normalisation."""
+    """A trained network in eval mode for good: no gradients, a precision and a normalisation of its own.
 
-    def __init__(self, network: nn.Module, spec: NetworkSpec, precision: str = "fp32") -> None:
+    `labels` is its class table, None for a published network, which does not say. `source` is where it came from.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: NetworkSpec,
+        labels: LabelTable | None,
+        source: str = "",
+        precision: str = "fp32",
+    ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last).requires_grad_(False)
         self.normalise = Normalise(spec)
-        self.spec = spec
+        self.spec, self.labels, self.source = spec, labels, source
         self.dtype = PRECISIONS[precision]
         self.eval()
 
@@ -67,8 +78,8 @@ def load_teacher(choice: TeacherSource) -> Teacher:
             raise TrainedError(f"teacher: {error}, a checkpoint (.ckpt), or a hub name (owner/name)") from error
     else:
         network = _published(choice.source)
-        return Teacher(network, _spec_of(network), choice.precision)
-    return Teacher(trained.network, trained.spec, choice.precision)
+        return Teacher(network, _spec_of(network), None, choice.source, choice.precision)
+    return Teacher(trained.network, trained.spec, trained.labels, choice.source, choice.precision)
 
 
 def _published(name: str) -> nn.Module:

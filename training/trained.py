@@ -50,7 +50,7 @@ def read_checkpoint(path: Path) -> Trained:
 
 
 def read_bundle(path: Path) -> Trained:
-    """The network of a model bundle. Raises BundleError, or TrainedError where its weights are not its architecture's."""
+    """The network of a model bundle. Raises BundleError, or TrainedError for weights of another architecture."""
     bundle = load_bundle(path)
     manifest = bundle.manifest
     try:
