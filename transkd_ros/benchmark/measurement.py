@@ -1,18 +1,24 @@
-"""What the measurements share: their settings, results and targets, the frames, and the taking of turns."""
+"""What the measurements share: settings, results and targets, the frames, the taking of turns, and the report."""
 
 from __future__ import annotations
 
+import datetime
+import json
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from transkd_ros import bags
 from transkd_ros.bundle import Bundle
+from transkd_ros.files import write_atomic
+from transkd_ros.report import machine, versions
 from transkd_ros.scenes import Drive
 
 CAMERA_SIZE = (720, 1280)  # (height, width)
@@ -67,6 +73,39 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         return {**self.values, "targets": [target.to_json() for target in self.targets], "notes": self.notes}
+
+
+def measure_all(measurements: Mapping[str, Callable[[], Measurement]], about: dict[str, Any], output: Path) -> None:
+    """Measure, show, and write the JSON file `output` after each, so that an interrupt leaves what there is.
+
+    `about` says what was measured; date, machine and versions are added.
+    """
+    console = Console()
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    done: dict[str, Any] = {}
+    report = {"date": now, "machine": machine(), "versions": versions(), **about, "measurements": done}
+    for name, measure in measurements.items():
+        console.print(f"\n[bold]{name}[/bold]")
+        try:
+            measurement = measure()
+        except Skipped as reason:
+            console.print(f"skipped: {reason}", highlight=False, soft_wrap=True)
+            done[name] = {"skipped": str(reason)}
+        else:
+            _show(console, measurement)
+            done[name] = measurement.to_json()
+        write_atomic(output, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    print(f"\n{output}")
+
+
+def _show(console: Console, measurement: Measurement) -> None:
+    console.print(measurement.table)
+    for note in measurement.notes:
+        console.print(note, highlight=False, markup=False, style="dim", soft_wrap=True)
+    for target in measurement.targets:
+        verdict = "[green]met[/green]" if target.met else "[red]missed[/red]"
+        text = f"{target.name}: {target.value:.2f} {target.unit}, target {target.sense} {target.limit:.2f}: {verdict}"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def frame_messages(count: int, size: tuple[int, int]) -> list[Any]:
