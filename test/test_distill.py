@@ -1,8 +1,10 @@
 """The training loop: it learns, resumes exactly, shows what it costs, and refuses bad recipes before it starts."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,19 @@ def test_a_run_leaves_checkpoints_logs_pictures_and_its_metrics(shared_scene_tre
     assert metrics["macs"] == count_macs(build_network(trained.spec), (64, 64))
 
 
+def test_an_average_of_the_weights_is_one_option_away(shared_scene_tree, tmp_path):
+    options = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--data.init_args.scenes", "0"]
+    average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
+    run(STUDENT, shared_scene_tree, "--trainer.default_root_dir", str(tmp_path), *options, *average)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    saved = torch.load(last, weights_only=True)
+    averaged = read_checkpoint(last).network.state_dict()  # what an export takes
+    current = saved["current_model_state"]
+    weight = "encoder.patch_embed1.proj.weight"
+    assert not torch.equal(averaged[weight], current[f"network.{weight}"])
+    assert torch.allclose(averaged[weight], current[f"network.{weight}"], atol=0.01)
+
+
 def test_the_cost_of_a_transkd_step_is_that_of_its_parts(random_teacher):
     teacher = TeacherSource(str(random_teacher("mit_b1")))
     module = SegmentationModule(distiller=TransKD("ea"), teacher=teacher).train()
@@ -228,3 +243,25 @@ def test_the_command_ends_with_one_line_and_code_2():
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert "no_such_key" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_with_code_130_and_a_checkpoint_that_resumes(shared_scene_tree, tmp_path):
+    small = {"root": shared_scene_tree, "batch_size": 2, "crop": "[64,64]", "val_size": "[64,96]", "scenes": 0}
+    script = str(ROOT / "training" / "distill.py")
+    options = [f"--data.init_args.{name}={value}" for name, value in small.items()]
+    options += ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1000"]
+    command = [sys.executable, script, "--config", str(STUDENT), *options]
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not last.exists() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+    reached = torch.load(last, weights_only=True)["epoch"]
+    goes_on = ["--ckpt_path", str(last), f"--trainer.max_epochs={reached + 2}", *options[:-1]]
+    distill.main(["--config", str(STUDENT), *goes_on])
+    assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == reached + 2

@@ -57,8 +57,8 @@ def table(found: dict[str, Cost], size: tuple[int, int]) -> Table:
         shown.add_column(column, justify="right" if column else "left")
     for name, cost in found.items():
         shown.add_row(name, f"{cost.parameters / 1e6:.2f} M", f"{cost.macs / 1e9:.2f}")
-    if "teacher" in found:
-        student, teacher = found["student"], found["teacher"]
+    student, teacher = found["student"], found.get("teacher")
+    if teacher and teacher.macs > student.macs:
         fewer = (1 - student.parameters / teacher.parameters, 1 - student.macs / teacher.macs)
         shown.add_row("student saves", *(f"{share:.1%}" for share in fewer), style="bold")
     return shown

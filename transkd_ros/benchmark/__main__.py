@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transkd_ros import cli
 
 if TYPE_CHECKING:
-    from transkd_ros.benchmark.measurement import Settings
+    from transkd_ros.benchmark.measurement import Measurement, Settings
     from transkd_ros.bundle import Bundle
 
 # name on the command line → module with its `measure`; in the order they run
@@ -21,6 +20,8 @@ MEASUREMENTS = {
     "engines": "engines",
     "freshness": "freshness",
     "memory": "memory",
+    "evaluation": "evaluation",
+    "comparison": "comparison",
 }
 
 
@@ -66,58 +67,21 @@ def _check_size(size: tuple[int, int], divisor: int) -> None:
 
 
 def _measure(settings: Settings, names: list[str], output: Path) -> None:
-    """Measure, show, and write `output` after every measurement, so that an interrupt leaves what there is."""
     from importlib import import_module
 
-    from rich.console import Console
+    from transkd_ros.benchmark.measurement import measure_all
 
-    from transkd_ros.benchmark.measurement import Skipped
-    from transkd_ros.files import write_atomic
+    def run(module: str) -> Measurement:
+        return import_module(f"transkd_ros.benchmark.{module}").measure(settings)
 
-    console = Console()
-    report = _preamble(settings)
-    for name in (name for name in MEASUREMENTS if name in names):
-        module = import_module(f"transkd_ros.benchmark.{MEASUREMENTS[name]}")
-        console.print(f"\n[bold]{name}[/bold]")
-        try:
-            measurement = module.measure(settings)
-        except Skipped as reason:
-            console.print(f"skipped: {reason}", highlight=False, soft_wrap=True)
-            report["measurements"][name] = {"skipped": str(reason)}
-        else:
-            _show(console, measurement)
-            report["measurements"][name] = measurement.to_json()
-        write_atomic(output, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    print(f"\n{output}")
-
-
-def _preamble(settings: Settings) -> dict[str, Any]:
-    from transkd_ros.report import machine, versions
-
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "model": _model(settings.bundle),
-        "machine": machine(),
-        "versions": versions(),
-        "quick": settings.quick,
-        "measurements": {},
-    }
+    chosen = {name: partial(run, module) for name, module in MEASUREMENTS.items() if name in names}
+    measure_all(chosen, {"model": _model(settings.bundle), "quick": settings.quick}, output)
 
 
 def _model(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     keys = ("name", "architecture", "input_size", "parameters", "macs", "created")
     return {key: getattr(manifest, key) for key in keys} | {"files": manifest.files}
-
-
-def _show(console: Any, measurement: Any) -> None:
-    console.print(measurement.table)
-    for note in measurement.notes:
-        console.print(note, highlight=False, markup=False, style="dim", soft_wrap=True)
-    for target in measurement.targets:
-        verdict = "[green]met[/green]" if target.met else "[red]missed[/red]"
-        text = f"{target.name}: {target.value:.2f} {target.unit}, target {target.sense} {target.limit:.2f}: {verdict}"
-        console.print(text, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
