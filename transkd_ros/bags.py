@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -76,6 +76,11 @@ def serialize(message: Any, stamp_ns: int | None = None) -> bytes:
     return bytes(_STORE.serialize_cdr(message, message.__msgtype__))
 
 
+def deserialize(data: bytes, kind: str) -> Any:
+    """The message of the CDR bytes of a recorded or raw one; `kind` is its type, e.g. IMAGE."""
+    return _STORE.deserialize_cdr(data, kind)
+
+
 def _header(stamp_ns: int, frame_id: str) -> Any:
     seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
     stamp = _STORE.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
@@ -114,9 +119,23 @@ class BagReader:
         # rosbags counts to one nanosecond past the last message.
         return (self._reader.duration - 1) / 1e9
 
+    @property
+    def start(self) -> int:
+        """The recorded stamp of the first message, in ns."""
+        return self._reader.start_time
+
     def image_topics(self) -> list[str]:
         """Names of the topics that hold Image or CompressedImage messages, label masks among them, sorted."""
         return sorted(name for name, kind in self.topics.items() if kind in (IMAGE, COMPRESSED_IMAGE))
+
+    def camera_topics(self) -> list[str]:
+        """The image topics without labels and masks; of a camera that was recorded both ways, the raw one."""
+        frames = [
+            topic
+            for topic in self.image_topics()
+            if not re.search(r"/ground_truth(/compressed)?$|/segmentation/", topic)
+        ]
+        return [topic for topic in frames if topic.removesuffix("/compressed") not in set(frames) - {topic}]
 
     def frames(self, topic: str, start: int | None = None, stop: int | None = None) -> Iterator[tuple[int, Any]]:
         """(recorded stamp in ns, message) of an image topic, in order, read one by one as they are asked for.
@@ -131,17 +150,36 @@ class BagReader:
             raise BagError(f"{self.path}: {what}; its image topics: {', '.join(images) or 'none'}")
         return self._frames([c for c in self._reader.connections if c.topic == topic], start, stop)
 
+    def messages(self, topics: Collection[str], start: int | None = None) -> Iterator[tuple[int, str, bytes]]:
+        """(recorded stamp in ns, topic, CDR bytes) of all messages on `topics`, whatever their types, one by one.
+
+        In the order in which they were recorded, from `start` (ns) on. Raises BagError if the bag lacks a topic,
+        or on reaching a damaged part.
+        """
+        if missing := sorted(set(topics) - set(self.topics)):
+            raise BagError(f"{self.path}: no topic {', '.join(missing)}; there are: {', '.join(sorted(self.topics))}")
+        return self._messages([c for c in self._reader.connections if c.topic in topics], start, None)
+
     def _frames(self, connections: list[Connection], start: int | None, stop: int | None) -> Iterator[tuple[int, Any]]:
+        for stamp_ns, topic, data in self._messages(connections, start, stop):
+            try:
+                message = deserialize(data, self.topics[topic])
+            except Exception as error:
+                raise self._damaged(error) from error
+            yield stamp_ns, message
+
+    def _messages(
+        self, connections: list[Connection], start: int | None, stop: int | None
+    ) -> Iterator[tuple[int, str, bytes]]:
         messages = self._reader.messages(connections, start, stop)
         while True:
             try:
                 connection, stamp_ns, data = next(messages)
-                message = _STORE.deserialize_cdr(data, connection.msgtype)
             except StopIteration:
                 return
             except Exception as error:
                 raise self._damaged(error) from error
-            yield stamp_ns, message
+            yield stamp_ns, connection.topic, data
 
     def _open(self) -> Reader:
         if not self.path.exists():

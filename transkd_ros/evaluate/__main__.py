@@ -1,0 +1,224 @@
+"""Evaluate models on a recorded drive: `python -m transkd_ros.evaluate`. No ROS needed.
+
+Every frame of the bag goes exactly once through every model. Leaves metrics.json and report.html, and with
+`--write-bag` the masks as a bag. Ctrl-C or a damaged bag: what was scored until then is written and called partial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transkd_ros import cli
+
+# What is slow to import comes after the arguments are read.
+if TYPE_CHECKING:
+    from transkd_ros.bags import BagReader
+    from transkd_ros.bundle import Bundle
+    from transkd_ros.evaluate.cameras import Camera
+    from transkd_ros.evaluate.masks import MaskBag
+    from transkd_ros.evaluate.result import Evaluation
+    from transkd_ros.segmenter import Segmenter
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m transkd_ros.evaluate", description="Evaluate models on every frame of a rosbag2 bag."
+    )
+    parser.add_argument("--bag", type=Path, required=True, help="a rosbag2 bag, sqlite3 or MCAP")
+    parser.add_argument("--topic", action="append", help="image topic; repeat for several (default: every camera)")
+    parser.add_argument(
+        "--model", action="append", required=True, help="name of a shipped model, or folder of a bundle; repeatable"
+    )
+    truth = parser.add_argument_group("ground truth (default: <camera>/ground_truth if the bag has it)")
+    one = truth.add_mutually_exclusive_group()
+    one.add_argument("--ground-truth", metavar="TOPIC", help="label topic, or its name below each camera's")
+    one.add_argument(
+        "--labels", type=Path, help="folder of label images, named by stamp (ns) or else in order; of several "
+        "cameras: a folder each, e.g. LABELS/front"
+    )  # fmt: skip
+    one.add_argument("--teacher", help="a model whose masks serve as ground truth")
+    engine = parser.add_argument_group("engine, of all models")
+    engines, precisions = ("auto", "openvino", "onnxruntime", "torch"), ("auto", "fp32", "bf16", "fp16")
+    engine.add_argument("--engine", choices=engines, default="auto", help="default auto")
+    engine.add_argument("--device", default="auto", help="auto, cpu, gpu, cuda …")
+    engine.add_argument("--precision", choices=precisions, default="auto", help="default auto")
+    engine.add_argument("--size", type=cli.size, help="WIDTHxHEIGHT the network sees (default: the model's own)")
+    parser.add_argument("--output", type=Path, default=Path("evaluation"), help="folder (default evaluation)")
+    parser.add_argument("--write-bag", action="store_true", help="also write the masks as a bag, OUTPUT/masks")
+    return parser
+
+
+def main() -> int:
+    args = _parser().parse_args()
+
+    from transkd_ros.bags import BagError
+    from transkd_ros.bundle import BundleError
+    from transkd_ros.evaluate.truth import TruthError
+    from transkd_ros.image_folder import ImageFolderError
+    from transkd_ros.runtime import RuntimeUnavailable
+
+    try:
+        return _evaluate(args)
+    except (BagError, BundleError, ImageFolderError, TruthError, RuntimeUnavailable) as error:
+        raise cli.CommandError(str(error)) from error
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    """Everything from the models to the files; returns the exit code."""
+    from transkd_ros.bags import BagError, BagReader
+    from transkd_ros.bundle import load_bundle
+    from transkd_ros.evaluate import cameras
+    from transkd_ros.evaluate.masks import MaskBag
+    from transkd_ros.evaluate.result import Evaluation
+    from transkd_ros.resources import find_model
+
+    bundles = _named([load_bundle(find_model(model)) for model in args.model])
+    teacher = load_bundle(find_model(args.teacher)) if args.teacher else None
+    _check_classes([*bundles.values(), *([teacher] if teacher else [])])
+    code, damage = 0, None
+    with ExitStack() as stack:
+        bag = stack.enter_context(BagReader(args.bag))
+        views = cameras.choose(bag, args.topic, args.ground_truth, args.labels)
+        truth = f"masks of {teacher.manifest.name}" if teacher else cameras.describe(views)
+        evaluation = Evaluation(f"Frames of {args.bag}", truth)
+        args.output.mkdir(parents=True, exist_ok=True)
+        masks = stack.enter_context(MaskBag(args.output / "masks", len(bundles) > 1)) if args.write_bag else None
+        try:
+            for name, bundle in bundles.items():
+                _run(evaluation, name, bundle, teacher, bag, views, masks, args)
+        except KeyboardInterrupt:
+            code, evaluation.partial = 130, "Stopped before the end of the bag."
+        except SystemExit as end:  # SIGTERM, see `cli`
+            code, evaluation.partial = int(end.code or 0), "Stopped before the end of the bag."
+        except BagError as error:
+            damage, evaluation.partial = error, f"{cli.one_line(error)}."
+        scored = _has_scores(evaluation, args.bag, ended_early=bool(code or damage))
+    if scored:
+        _write(evaluation, args)
+    if damage:
+        raise damage
+    return code
+
+
+def _named(bundles: list[Bundle]) -> dict[str, Bundle]:
+    """By the names of the models; the folder tells apart those of one name."""
+    names = [bundle.manifest.name for bundle in bundles]
+    named = {n if names.count(n) == 1 else f"{n} ({b.path})": b for n, b in zip(names, bundles, strict=True)}
+    if len(named) < len(bundles):
+        raise cli.CommandError("--model names the same bundle twice")
+    return named
+
+
+def _check_classes(bundles: list[Bundle]) -> None:
+    first, *others = (bundle.manifest for bundle in bundles)
+    for other in others:
+        if (first.labels.names, first.labels.ignore_id) != (other.labels.names, other.labels.ignore_id):
+            raise cli.CommandError(
+                f"{other.name} has other classes than {first.name}: {', '.join(other.labels.names)} against "
+                f"{', '.join(first.labels.names)}; only models of one class table can be compared"
+            )
+
+
+def _run(
+    evaluation: Evaluation, name: str, bundle: Bundle, teacher: Bundle | None, bag: BagReader, views: list[Camera],
+    masks: MaskBag | None, args: argparse.Namespace,
+) -> None:  # fmt: skip
+    """One model on all cameras, added to the evaluation from its first frame on."""
+    from transkd_ros.evaluate import pipeline
+    from transkd_ros.evaluate.result import ModelRun, details_of
+    from transkd_ros.evaluate.scoring import Score
+
+    segmenter = _segmenter(bundle, args)
+    teaching = _segmenter(teacher, args) if teacher else None
+    print(f"{name}: {segmenter.runtime.reason}")
+    run = ModelRun(name, bundle.manifest.labels, details_of(bundle, segmenter.runtime))
+    evaluation.models.append(run)
+    for camera in views:
+        run.scores[camera.name] = score = Score(run.labels)
+        sink = masks.sink(name, camera.name, run.labels) if masks else None
+        labels = nullcontext() if teaching else camera.open_truth()
+        with labels as truth, _progress(f"{name} {camera.name}", camera.frames) as show:
+            start = time.perf_counter()
+            try:
+                frames = pipeline.shots(bag, camera.topic, truth, segmenter.runtime.input_size)
+                pipeline.evaluate(frames, segmenter, score, run.latencies, teaching, sink, show)
+            finally:
+                run.seconds += time.perf_counter() - start
+                evaluation.note_unmatched(camera.name, score, truth)
+    for used in (segmenter, teaching):
+        if used:
+            used.runtime.close()
+
+
+def _segmenter(bundle: Bundle, args: argparse.Namespace) -> Segmenter:
+    from transkd_ros.runtime import open_runtime
+    from transkd_ros.segmenter import Segmenter
+
+    runtime = open_runtime(bundle, args.engine, args.device, args.precision, args.size, want_confidence=False)
+    return Segmenter(runtime)
+
+
+@contextmanager
+def _progress(what: str, frames: int) -> Iterator[Any]:
+    """A bar on stderr; a function that moves it on by one frame."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=frames)
+        yield lambda: progress.advance(task)
+
+
+def _has_scores(evaluation: Evaluation, bag: Path, ended_early: bool) -> bool:
+    """Whether any frame got a mask; models without one are dropped.
+
+    Raises CommandError if there is none though the bag was read to its end.
+    """
+    scores = [score for run in evaluation.models for score in run.scores.values()]
+    evaluation.models = [run for run in evaluation.models if run.frames]
+    if not evaluation.models and not ended_early:
+        broken = ", ".join(f"{count} of cause {cause}" for score in scores for cause, count in score.skipped.items())
+        raise cli.CommandError(f"{bag}: no frame could be used (broken: {broken or 'none'})")
+    return bool(evaluation.models)
+
+
+def _write(evaluation: Evaluation, args: argparse.Namespace) -> None:
+    from transkd_ros.evaluate.report import make_page
+
+    paths = evaluation.write(args.output, make_page)
+    _print_results(evaluation)
+    print(*paths, *([args.output / "masks"] if args.write_bag else []), sep="\n")
+
+
+def _print_results(evaluation: Evaluation) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from transkd_ros.page import number, percent
+
+    caption = "quality in % (bF1: boundary F1); ms from message to mask"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption)
+    table.add_column("model", overflow="fold")
+    for heading in ("frames", "mIoU", "acc.", "bF1", "flicker", "Hz", "p50 ms", "p95 ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in evaluation.models:
+        metrics, timings = run.metrics.to_json(), run.timings()
+        quality = [percent(metrics.get(key)) for key in ("miou", "pixel_accuracy", "boundary_f1")]
+        times = [number(timings["latency_ms"]["total"][key]) for key in ("p50", "p95")]
+        flicker, rate = percent(metrics["flicker"]["share"]), number(timings["frames_per_second"])
+        table.add_row(run.name, str(run.frames), *quality, flicker, rate, *times)
+    Console().print(table)
+    for remark in (evaluation.partial and f"Partial: {evaluation.partial}", *evaluation.notes):
+        if remark:
+            print(remark)
+
+
+if __name__ == "__main__":
+    cli.run(main)

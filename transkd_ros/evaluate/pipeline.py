@@ -1,0 +1,162 @@
+"""The frames of a camera through a model: reading, inference and scoring side by side, with bounded queues between.
+
+One thread reads and decodes ahead, the caller's runs the engine, one scores behind. Every frame is taken exactly once
+and in order, so that what is scored does not depend on how the threads take turns.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transkd_ros.bags import BagError, BagReader, header_stamp
+from transkd_ros.evaluate.scoring import Score
+from transkd_ros.evaluate.truth import LabelError, Truth
+from transkd_ros.frames import Frame, FrameError, Size, decode_compressed, decode_image
+from transkd_ros.segmenter import Segmenter
+
+DEPTH = 4  # frames that wait between two threads
+STAGES = ("decode", "resize", "infer", "upsize", "total")
+
+Mask = NDArray[np.uint8]
+Item = TypeVar("Item")
+
+
+class Shot(NamedTuple):
+    """A frame as it comes from the bag; `frame` is None where it could not be decoded, for the reason `cause`."""
+
+    recorded_ns: int
+    stamp_ns: int
+    frame_id: str
+    frame: Frame | None
+    cause: str
+    truth: Mask | None
+    label_problem: str
+    decode_seconds: float
+
+
+class MaskSink(Protocol):
+    """What else happens to a mask, in the scoring thread."""
+
+    def __call__(self, shot: Shot, mask: Mask) -> None: ...
+
+
+class Latencies:
+    """Seconds by stage of STAGES, frame by frame; 8 bytes each."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, array[float]] = {stage: array("d") for stage in STAGES}
+
+    def add(self, stages: dict[str, float]) -> None:
+        """`stages` are all but "total", which is their sum."""
+        for stage, seconds in stages.items():
+            self.seconds[stage].append(seconds)
+        self.seconds["total"].append(sum(stages.values()))
+
+    def percentiles(self) -> dict[str, dict[str, float]]:
+        """{stage: {"p50", "p95", "p99", "mean": ms, "count"}}, as far as there are any."""
+        summary = {}
+        for stage, seconds in self.seconds.items():
+            if seconds:
+                p50, p95, p99 = (1e3 * np.percentile(seconds, (50, 95, 99))).tolist()
+                mean = 1e3 * float(np.mean(seconds))
+                summary[stage] = {"p50": p50, "p95": p95, "p99": p99, "mean": mean, "count": len(seconds)}
+        return summary
+
+
+def shots(bag: BagReader, topic: str, truth: Truth | None = None, size: Size | None = None) -> Iterator[Shot]:
+    """Every frame of a topic, decoded, with its label. Raises BagError on reaching a damaged part.
+
+    `size` (H, W) is what the network sees: a large JPEG is decoded no larger than it takes, as the node does it.
+    """
+    index = -1
+    for index, (recorded_ns, message) in enumerate(bag.frames(topic)):
+        start = time.perf_counter()
+        stamp_ns = header_stamp(message)
+        frame, cause = _decoded(message, size)
+        seconds = time.perf_counter() - start
+        label, problem = _label(truth, index, stamp_ns)
+        yield Shot(recorded_ns, stamp_ns, message.header.frame_id, frame, cause, label, problem, seconds)
+    if index + 1 < bag.counts[topic]:  # a damaged part may be passed over without a word
+        raise BagError(f"{bag.path}: damaged, only {index + 1} of {bag.counts[topic]} messages of {topic} can be read")
+
+
+def _decoded(message: Any, size: Size | None) -> tuple[Frame | None, str]:
+    try:
+        return decode_image(message) if hasattr(message, "encoding") else decode_compressed(message, size), ""
+    except FrameError as error:
+        return None, error.cause
+
+
+def _label(truth: Truth | None, index: int, stamp_ns: int) -> tuple[Mask | None, str]:
+    try:
+        return (truth.mask(index, stamp_ns) if truth else None), ""
+    except LabelError as error:
+        return None, str(error)
+
+
+def evaluate(
+    frames: Iterator[Shot],
+    segmenter: Segmenter,
+    score: Score,
+    latencies: Latencies,
+    teacher: Segmenter | None = None,
+    sink: MaskSink | None = None,
+    show: Callable[[], None] = lambda: None,
+) -> None:
+    """Take every frame through `segmenter` into `score`; the masks of `teacher` are the ground truth if it is given.
+
+    `sink` gets every mask, `show` is called for every frame. However it ends, all masks that were made are scored.
+    """
+    with ThreadPoolExecutor(1, "scoring") as scoring, closing(_ahead(frames)) as coming:
+        waiting: deque[Future[None]] = deque()
+        try:
+            for shot in coming:
+                if len(waiting) == DEPTH:
+                    waiting.popleft().result()
+                mask, label = _masks(shot, segmenter, latencies, teacher)
+                waiting.append(scoring.submit(_account, shot, mask, label, score, sink))
+                show()
+        finally:
+            for future in waiting:
+                future.result()
+
+
+def _ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """The same items and exceptions, made by another thread before they are asked for."""
+    end = object()
+    with ThreadPoolExecutor(1, "reading") as reading:
+        coming: deque[Future[Any]] = deque(reading.submit(next, items, end) for _ in range(DEPTH))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(reading.submit(next, items, end))
+            yield item
+
+
+def _masks(
+    shot: Shot, segmenter: Segmenter, latencies: Latencies, teacher: Segmenter | None
+) -> tuple[Mask | None, Mask | None]:
+    """(mask, truth); no mask of a frame that could not be decoded."""
+    if shot.frame is None:
+        return None, None
+    segmentation = segmenter(shot.frame)
+    latencies.add({"decode": shot.decode_seconds, **segmentation.timings})
+    return segmentation.mask, teacher(shot.frame).mask if teacher else shot.truth
+
+
+def _account(shot: Shot, mask: Mask | None, truth: Mask | None, score: Score, sink: MaskSink | None) -> None:
+    if shot.label_problem:
+        score.problems[shot.label_problem] += 1
+    if mask is None:
+        score.skip(shot.cause)
+        return
+    score.add(shot.stamp_ns, mask, truth, shot.frame)
+    if sink:
+        sink(shot, mask)

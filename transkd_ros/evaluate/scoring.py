@@ -1,0 +1,210 @@
+"""What the masks of one model on one camera add up to. Knows no bag, no ROS and no clock: mask by mask comes in.
+
+Memory stays bounded: counts, four numbers a frame, and a handful of pictures as JPEG.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from transkd_ros import page
+from transkd_ros.frames import Frame
+from transkd_ros.labels import LabelTable
+from transkd_ros.metrics import BoundaryF1, ConfusionMatrix, Flicker
+
+Mask = NDArray[np.uint8]
+
+PICTURES = 4  # of the worst frames, and again of the spread of all
+_PICTURE_WIDTH = 480  # pixels, at most
+_APART = 3_000_000_000  # ns between two of the worst frames: neighbours look alike
+_OPACITY = 0.6
+_RIGHT, _UNLABELLED = 222, 255  # grey levels in the picture of the errors
+
+
+class FrameScore(NamedTuple):
+    """One frame: `miou` over the classes in label or mask, `flicker` since the frame before; nan where unknown."""
+
+    stamp_ns: int
+    miou: float
+    accuracy: float
+    flicker: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame to look at: `images` are JPEG files by name: `frame`, `prediction`, with a label `truth` and `errors`."""
+
+    score: FrameScore
+    images: Mapping[str, bytes]
+
+
+class Metrics:
+    """The counts that every score is computed from; those of several cameras can be added up."""
+
+    def __init__(self, labels: LabelTable) -> None:
+        self.labels = labels
+        self.confusion = ConfusionMatrix(len(labels.names), labels.ignore_id)
+        self.boundary = BoundaryF1(len(labels.names), labels.ignore_id)
+        self.flicker = Flicker(labels.ignore_id)
+
+    def __add__(self, other: Metrics) -> Metrics:
+        total = Metrics(self.labels)
+        total.confusion = self.confusion + other.confusion
+        total.boundary = self.boundary + other.boundary
+        total.flicker = self.flicker + other.flicker
+        return total
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any pixel had a label."""
+        return bool(self.confusion.matrix.any())
+
+    def to_json(self) -> dict[str, Any]:
+        """Fractions of 1; None for what does not occur."""
+        classes = (self.confusion.iou(), self.boundary.f1(), self.boundary.precision(), self.boundary.recall())
+        iou, f1, precision, recall = (self._by_class(values) for values in classes)
+        return {
+            "miou": _known(self.confusion.miou()),
+            "pixel_accuracy": _known(self.confusion.pixel_accuracy()),
+            "boundary_f1": _known(self.boundary.mean()),
+            "flicker": {"share": _known(self.flicker.share()), "steady_share": _known(self.flicker.steady_share())},
+            "iou": iou,
+            "boundary": {"tolerance": self.boundary.tolerance, "f1": f1, "precision": precision, "recall": recall},
+            "confusion_matrix": self.confusion.matrix.tolist(),
+        }
+
+    def _by_class(self, values: NDArray[np.float64]) -> dict[str, float | None]:
+        return {name: _known(value) for name, value in zip(self.labels.names, values.tolist(), strict=True)}
+
+
+class Score:
+    """The account of one camera: give it every mask in order, and say which frames got none.
+
+    `frames` are the scores one by one. `problems` counts by text what was wrong with labels and stamps, `skipped` by
+    cause the frames without a mask. `worst` and `samples` are the pictures: lowest mIoU first, and spread over time.
+    """
+
+    def __init__(self, labels: LabelTable, pictures: int = PICTURES) -> None:
+        self.labels = labels
+        self.metrics = Metrics(labels)
+        self.frames: list[FrameScore] = []
+        self.problems: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self.unknown_ids: Counter[int] = Counter()  # pixels by id
+        self._known_ids = np.full(256, labels.ignore_id, np.uint8)
+        self._known_ids[: len(labels.names)] = np.arange(len(labels.names))
+        self._pictures = pictures
+        self._worst: list[Picture] = []
+        self._samples: list[Picture] = []
+        self._stride = 1
+
+    @property
+    def worst(self) -> list[Picture]:
+        return sorted(self._worst, key=lambda picture: picture.score.miou)
+
+    @property
+    def samples(self) -> list[Picture]:
+        last = len(self._samples) - 1
+        chosen = np.linspace(0, last, min(last + 1, self._pictures)).round().astype(int)
+        return [self._samples[i] for i in sorted(set(chosen.tolist()))]
+
+    def add(self, stamp_ns: int, mask: Mask, truth: Mask | None = None, frame: Frame | None = None) -> FrameScore:
+        """Score the mask (H, W) of a frame; `truth` (H, W) are its labels, `frame` is looked at for pictures only.
+
+        A label of another size is not used, pixels of unknown ids count as unlabelled; both are counted.
+        """
+        if self.frames and stamp_ns < self.frames[-1].stamp_ns:
+            self.problems["stamps that jump back"] += 1
+            self.metrics.flicker.reset()
+        truth = None if truth is None else self._checked(truth, mask.shape)
+        flicker = self.metrics.flicker.update(mask, truth)
+        of_frame = ConfusionMatrix(len(self.labels.names), self.labels.ignore_id)
+        if truth is not None:
+            of_frame.update(mask, truth)
+            self.metrics.confusion += of_frame
+            self.metrics.boundary.update(mask, truth)
+        score = FrameScore(stamp_ns, of_frame.miou(), of_frame.pixel_accuracy(), flicker)
+        if frame is not None:
+            self._show(score, frame, mask, truth)
+        self.frames.append(score)
+        return score
+
+    def skip(self, cause: str) -> None:
+        """A frame came that got no mask, for a cause such as FrameError's."""
+        self.skipped[cause] += 1
+        self.metrics.flicker.reset()  # the next mask does not follow the last one
+
+    def to_json(self) -> dict[str, Any]:
+        """The metrics after the counts of frames, problems and unknown ids."""
+        counts: dict[str, Any] = {
+            "scored": len(self.frames),
+            "labelled": sum(not np.isnan(score.miou) for score in self.frames),
+            "skipped": dict(sorted(self.skipped.items())),
+            "problems": dict(sorted(self.problems.items())),
+        }
+        if self.unknown_ids:
+            counts["unknown_label_ids"] = {str(i): pixels for i, pixels in sorted(self.unknown_ids.items())}
+        return {"frames": counts, **self.metrics.to_json()}
+
+    def _checked(self, truth: Mask, shape: tuple[int, ...]) -> Mask | None:
+        if truth.shape != shape:
+            sizes = (f"{width}x{height}" for height, width in (truth.shape, shape))
+            self.problems["labels of another size: {} for frames of {}".format(*sizes)] += 1
+            return None
+        known = cv2.LUT(truth, self._known_ids).astype(np.uint8, copy=False)
+        if (changed := known != truth).any():
+            ids, pixels = np.unique(truth[changed], return_counts=True)
+            self.unknown_ids.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
+            self.problems["labels with unknown ids"] += 1
+        return known
+
+    def _show(self, score: FrameScore, frame: Frame, mask: Mask, truth: Mask | None) -> None:
+        """Keep a picture if it is one of the worst, or an n-th frame, n growing."""
+        is_sample = len(self.frames) % self._stride == 0
+        place = self._place_among_worst(score)
+        if not is_sample and place is None:
+            return
+        shown = Picture(score, self._draw(frame, mask, truth))
+        if place is not None:
+            self._worst[place : place + 1] = [shown]
+        if is_sample:
+            self._samples.append(shown)
+            if len(self._samples) == 2 * self._pictures:
+                self._samples = self._samples[::2]
+                self._stride *= 2
+
+    def _place_among_worst(self, score: FrameScore) -> int | None:
+        """The index that it takes: of a neighbour in time, a new one, or of the best; None if it is not so bad."""
+        if np.isnan(score.miou) or not self._pictures:
+            return None
+        kept = [picture.score for picture in self._worst]
+        near = [i for i, other in enumerate(kept) if abs(other.stamp_ns - score.stamp_ns) < _APART]
+        if not near and len(kept) < self._pictures:
+            return len(kept)
+        best = max(near or range(len(kept)), key=lambda i: kept[i].miou)
+        return best if all(score.miou < kept[i].miou for i in near or [best]) else None
+
+    def _draw(self, frame: Frame, mask: Mask, truth: Mask | None) -> dict[str, bytes]:
+        height, width = frame.size
+        size = max(1, round(height * min(1.0, _PICTURE_WIDTH / width))), min(width, _PICTURE_WIDTH)
+        rgb = frame.rgb(size)
+        images = {"frame": rgb, "prediction": self.labels.overlay(rgb, mask, _OPACITY)}
+        if truth is not None:
+            images["truth"] = self.labels.overlay(rgb, truth, _OPACITY)
+            errors = self.labels.colorize(mask)
+            errors[mask == truth] = _RIGHT
+            errors[truth == self.labels.ignore_id] = _UNLABELLED
+            images["errors"] = cv2.resize(errors, size[::-1], interpolation=cv2.INTER_AREA)
+        return {name: page.jpeg(image) for name, image in images.items()}
+
+
+def _known(value: float) -> float | None:
+    """Rounded to a millionth; JSON has no nan."""
+    return None if np.isnan(value) else round(value, 6)
