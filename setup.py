@@ -1,6 +1,6 @@
 """How the vehicle wing is installed, by colcon and by pip alike.
 
-Name, version, packages, files and the console script stand here and not in pyproject.toml, because colcon
+Name, version, packages, files and the console scripts stand here and not in pyproject.toml, because colcon
 calls this file and the setuptools of Humble (59.6) does not read a [project] table yet. The table holds what
 only pip needs, the dependencies and extras, and names the fields below as `dynamic`. The version is in
 package.xml.
@@ -39,6 +39,7 @@ setup(
     maintainer_email=PACKAGE_XML.find("maintainer").get("email"),
     license=PACKAGE_XML.findtext("license"),
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["templates/*.j2"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (SHARE, ["package.xml"]),
@@ -46,5 +47,12 @@ setup(
     ],
     python_requires=">=3.10",
     zip_safe=False,
-    entry_points={"console_scripts": [f"segmentation_node = {NAME}.nodes.segmentation:main"]},
+    entry_points={
+        "console_scripts": [
+            f"segmentation_node = {NAME}.nodes.segmentation:main",
+            f"comparison_node = {NAME}.nodes.comparison:main",
+            f"bag_player = {NAME}.nodes.bag_player:main",
+            f"evaluation_node = {NAME}.nodes.evaluation:main",
+        ]
+    },
 )

@@ -1,4 +1,4 @@
-"""Real ROS graphs for tests: a domain of their own, a node that spins in a thread, a client that talks and listens.
+"""Real ROS graphs for tests: a domain of their own, a node in a thread or a process, a client that talks and listens.
 
 Import it after `pytest.importorskip("rclpy")`.
 """
@@ -6,10 +6,13 @@ Import it after `pytest.importorskip("rclpy")`.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import rclpy
@@ -20,6 +23,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 T = TypeVar("T")
+ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 60.0  # seconds; only a failing test ever waits that long
 
 # Child processes inherit both. Linux allows 0 to 101 without touching the ephemeral ports.
@@ -47,7 +51,7 @@ def spinning(make_node: Callable[[Context], Node]) -> Iterator[Node]:
     executor.add_node(node)
 
     def spin() -> None:
-        with suppress(ExternalShutdownException):
+        with suppress(ExternalShutdownException, SystemExit):  # SystemExit: a node that has finished
             executor.spin()
 
     thread = threading.Thread(target=spin, name=node.get_name())
@@ -83,6 +87,10 @@ class Client:
         publisher = self._publishers[topic]
         wait_until(publisher.get_subscription_count, f"a subscription to {topic}")
         publisher.publish(message)
+
+    def stop_sending(self, topic: str) -> None:
+        """Leave the topic, as a node does that ends."""
+        self.node.destroy_publisher(self._publishers.pop(topic))
 
     def send_until(self, condition: Callable[[], T], what: str, topic: str, message: Any) -> T:
         """Repeat `message` until `condition()`: for the first one, which may come before the graph is connected."""
@@ -139,3 +147,21 @@ class Diagnostics:
 
     def wait_for(self, name: str, key: str, value: Any) -> None:
         wait_until(lambda: self.value(name, key) == str(value), f"{name}: {key} = {value}")
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[subprocess.Popen]:
+    """A child of this interpreter, killed if the test leaves it alive; its output is for `communicate`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()

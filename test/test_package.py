@@ -21,6 +21,8 @@ VEHICLE = ROOT / "transkd_ros"
 # import name -> rosdep key, where the two differ
 ROSDEP_KEYS = {
     "cv2": "python3-opencv",
+    "jinja2": "python3-jinja2",
+    "matplotlib": "python3-matplotlib",
     "numpy": "python3-numpy",
     "onnxruntime": "python3-onnxruntime-pip",
     "rich": "python3-rich",

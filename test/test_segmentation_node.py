@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import array
-import os
 import re
 import select
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,7 +21,7 @@ from builtin_interfaces.msg import Time
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
-from ros_graph import DEADLINE, Diagnostics, client, spinning, wait_until
+from ros_graph import DEADLINE, Diagnostics, client, process, spinning, wait_until
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -38,7 +34,6 @@ from transkd_ros.runtime import Prediction
 pytestmark = pytest.mark.ros
 NODE = "segmentation_node"
 CAMERA = f"{NODE}: camera"
-ROOT = Path(__file__).resolve().parent.parent
 OK, WARN, ERROR = b"\0", b"\1", b"\2"
 
 
@@ -495,24 +490,6 @@ def test_parameters_of_a_configured_node_are_refused_unless_they_apply_at_once(u
 
 
 # ---- the process ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def process(*arguments):
-    """A child of this interpreter, killed if the test leaves it alive."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(
-        [sys.executable, *arguments],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
 
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

@@ -105,7 +105,7 @@ class ContactSheet:
         parts = [_line([(_GAP, title)], width)]
         parts.append(_line([(_GAP + i * (_CELL_WIDTH + _GAP), name) for i, name in enumerate(columns)], width))
         parts += [_row(sample, width) for sample in samples]
-        return np.concatenate([*parts, _legend(self._labels, width)])
+        return np.concatenate([*parts, legend(self._labels, width)])
 
     def _sample(self, rgb: Pixels, mask: Pixels, truth: Pixels | None) -> _Sample:
         height = max(1, round(rgb.shape[0] * _CELL_WIDTH / rgb.shape[1]))
@@ -144,13 +144,13 @@ def _row(sample: _Sample, width: int) -> Pixels:
     return row
 
 
-def _legend(labels: LabelTable, width: int) -> Pixels:
-    """A swatch and a name per class, in as many lines as they need."""
+def legend(labels: LabelTable, width: int) -> Pixels:
+    """A swatch and a name per class, in as many lines as they need: (h, width, 3) uint8 RGB."""
     column = 160
     per_line = max(1, (width - _GAP) // column)
-    legend = _paper(-(-len(labels.names) // per_line) * _LINE, width)
+    drawn = _paper(-(-len(labels.names) // per_line) * _LINE, width)
     for i, (name, colour) in enumerate(zip(labels.names, labels.colors, strict=True)):
         x, y = _GAP + i % per_line * column, i // per_line * _LINE
-        cv2.rectangle(legend, (x, y + 6), (x + 22, y + 22), colour, cv2.FILLED)
-        cv2.putText(legend, name, (x + 30, y + 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _INK, 1, cv2.LINE_AA)
-    return legend
+        cv2.rectangle(drawn, (x, y + 6), (x + 22, y + 22), colour, cv2.FILLED)
+        cv2.putText(drawn, name, (x + 30, y + 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _INK, 1, cv2.LINE_AA)
+    return drawn

@@ -1,4 +1,4 @@
-"""The segmentation node as a child process of a demo or a benchmark: start it, hear why it failed, end it."""
+"""A node as a child process of a demo or a benchmark: start it, hear why it failed, end it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class NodeProcess:
-    """Runs the node under this interpreter while `with` lasts; its output goes to the file `log`."""
+    """Runs a node under this interpreter while `with` lasts; its output goes to the file `log`.
 
-    def __init__(self, parameters: Mapping[str, Any], log: Path) -> None:
+    `node` is its module in `transkd_ros.nodes`.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], log: Path, node: str = "segmentation") -> None:
         self._log = log
-        self._command = [sys.executable, "-m", "transkd_ros.nodes.segmentation", "--ros-args"]
+        self._name = node
+        self._command = [sys.executable, "-m", f"transkd_ros.nodes.{node}", "--ros-args"]
         for name, value in parameters.items():
             self._command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML: strings stay strings
 
@@ -66,9 +70,9 @@ class NodeProcess:
         With autostart, a node in the lifecycle `state` unconfigured that has logged an error stays there.
         """
         if self.has_ended:
-            raise CommandError(f"the segmentation node ended: {self.last_words()}")
+            raise CommandError(f"the {self._name} node ended: {self.last_words()}")
         if state == "unconfigured" and (errors := _ERROR.findall(self._output())):
-            raise CommandError(f"the segmentation node did not start: {errors[-1].strip()}")
+            raise CommandError(f"the {self._name} node did not start: {errors[-1].strip()}")
 
     def last_words(self) -> str:
         """The last error it logged, or else the last line of its output."""

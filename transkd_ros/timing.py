@@ -77,6 +77,11 @@ class Rate:
             self._events.popleft()
 
 
+def diagnostic_name(node: Any) -> str:
+    """What a node is called in diagnostics: with its namespace, because a car may have two nodes of one name."""
+    return str(node.get_fully_qualified_name()).lstrip("/")
+
+
 def diagnostic_status(name: str, level: bytes, message: str, values: Mapping[str, Any]) -> Any:
     """A diagnostic_msgs/DiagnosticStatus; `level` is one of its constants, floats get two decimals."""
     from diagnostic_msgs.msg import DiagnosticStatus, KeyValue

@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 from transkd_ros.bundle import Bundle
 from transkd_ros.frames import CAUSES, Frame, image_message
 from transkd_ros.segmenter import Segmentation
-from transkd_ros.timing import Rate, Timings, diagnostic_status
+from transkd_ros.timing import Rate, Timings, diagnostic_name, diagnostic_status
 
 DROPS = ("superseded", "stale", *CAUSES, "internal")
 SILENCE = 3.0  # seconds without a frame that are worth a warning
@@ -69,7 +69,7 @@ class Camera:
     def has_confidence_listener(self) -> bool:
         return _has_listener(self._confidence)
 
-    def publish(self, header: Any, frame: Frame, segmentation: Segmentation, overlay_alpha: float) -> None:
+    def publish(self, header: Any, frame: Frame, segmentation: Segmentation, alpha: float, legend: bool) -> None:
         """The mask first: it is what others wait for. The rest only if someone listens."""
         self._mask.publish(image_message(segmentation.mask, "mono8", header))
         self._processed += 1
@@ -81,7 +81,7 @@ class Camera:
             self._confidence.publish(image_message(segmentation.confidence, "mono8", header))
         if self.has_viewer():
             rgb = frame.rgb(segmentation.mask.shape)
-            overlay = self._labels.overlay(rgb, segmentation.mask, overlay_alpha)
+            overlay = self._labels.overlay(rgb, segmentation.mask, alpha, legend)
             self._overlay.publish(image_message(overlay, "rgb8", header))
 
     def dropped(self, cause: str, reason: str) -> None:
@@ -122,7 +122,7 @@ class Camera:
             **{f"dropped {cause}": count for cause, count in self.drops.items()},
             **{f"age {key} (ms)": ages[key] for key in ("p50", "p95") if key in ages},
         }
-        return diagnostic_status(f"{self._node.get_name()}: {self.name}", level, message, values)
+        return diagnostic_status(f"{diagnostic_name(self._node)}: {self.name}", level, message, values)
 
     def _now(self) -> float:
         return self._node.get_clock().now().nanoseconds / 1e9

@@ -1,8 +1,8 @@
-"""The segmentation node's parameters: names, defaults, descriptions, ranges, and when each may be set.
+"""How a node's parameters are described and declared, and those of the segmentation node.
 
 `declare()` gives a node all of them, `refusal()` says why a new value is not acceptable. What the values do is the
-subject of `segmentation.py`. Types, numeric ranges and read-only parameters are checked by rclpy itself, from the
-descriptors.
+subject of `segmentation.py`; other nodes have their options with them. Types, numeric ranges and read-only parameters
+are checked by rclpy itself, from the descriptors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidTopicNameException
+from rclpy.exceptions import InvalidParameterValueException, InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
@@ -71,6 +71,7 @@ OPTIONS = (
     Option("mask_size", "frame", "Masks as large as the frame or the network's input.", choices=MASK_SIZES),
     Option("overlay", True, "Offer the overlay topic; it is computed only while someone listens."),
     Option("overlay_alpha", 0.5, "Opacity of the class colours on the overlay.", ALWAYS, limits=(0.0, 1.0)),
+    Option("overlay_legend", True, "Name the classes with their colours on the overlay.", ALWAYS),
     Option("confidence", True, "Offer the confidence topic if the model has that output."),
     Option(
         "max_frame_age",
@@ -92,15 +93,18 @@ OPTIONS = (
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 
-def declare(node: Node) -> None:
+def declare(node: Node, options: Sequence[Option] = OPTIONS) -> None:
     """Declare every parameter; rclpy's ParameterException names an override that is not acceptable."""
-    for option in OPTIONS:
-        node.declare_parameter(option.name, option.default, option.descriptor())
+    for option in options:
+        value = node.declare_parameter(option.name, option.default, option.descriptor()).value
+        if option.choices and value not in option.choices:
+            reason = f"not one of {', '.join(option.choices)}"
+            raise InvalidParameterValueException(option.name, value, reason)
 
 
-def read(node: Node) -> SimpleNamespace:
+def read(node: Node, options: Sequence[Option] = OPTIONS) -> SimpleNamespace:
     """The current values, one attribute per parameter."""
-    return SimpleNamespace(**{option.name: node.get_parameter(option.name).value for option in OPTIONS})
+    return SimpleNamespace(**{option.name: node.get_parameter(option.name).value for option in options})
 
 
 def refusal(parameter: Parameter, configured: bool) -> str:

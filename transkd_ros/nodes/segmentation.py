@@ -11,7 +11,6 @@ the parameters mean is in `parameters.py`, topics and counters of a camera in `c
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,8 +22,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -34,12 +31,12 @@ from transkd_ros.bundle import Bundle, load_bundle
 from transkd_ros.cli import one_line
 from transkd_ros.frames import FrameError, decode_compressed, decode_image
 from transkd_ros.mailbox import Mailbox
-from transkd_ros.nodes import parameters
+from transkd_ros.nodes import parameters, process
 from transkd_ros.nodes.camera import Camera
 from transkd_ros.resources import find_model
 from transkd_ros.runtime import open_runtime
 from transkd_ros.segmenter import Segmenter
-from transkd_ros.timing import Timings, diagnostic_status
+from transkd_ros.timing import Timings, diagnostic_name, diagnostic_status
 
 FAILURES_IN_A_ROW = 3  # of the engine, after which it is called broken
 EXIT_GRACE = 1.2  # seconds for an orderly end after a signal
@@ -215,7 +212,8 @@ class SegmentationNode(LifecycleNode):
         decoded = time.perf_counter()
         segmentation = segmenter(frame, camera.has_confidence_listener())
         segmented = time.perf_counter()
-        camera.publish(message.header, frame, segmentation, self.get_parameter("overlay_alpha").value)
+        alpha, legend = (self.get_parameter(f"overlay_{name}").value for name in ("alpha", "legend"))
+        camera.publish(message.header, frame, segmentation, alpha, legend)
         end = time.perf_counter()
         self._failures = 0
 
@@ -261,38 +259,17 @@ class SegmentationNode(LifecycleNode):
             values["input size"] = f"{width}x{height}"
         for stage, times in self._timings.snapshot().items():
             values |= {f"{stage} {key} (ms)": times[key] for key in ("p50", "p95", "p99")}
-        return diagnostic_status(f"{self.get_name()}: node", level, text, values)
+        return diagnostic_status(f"{diagnostic_name(self)}: node", level, text, values)
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM (exit code 0); 2 for arguments or parameters it cannot start with."""
-    try:
-        rclpy.init(args=args)
-    except RuntimeError as error:  # malformed --ros-args
-        return _refuse(error)
-    threading.Thread(target=_end_in_time, args=(rclpy.get_default_context(),), daemon=True).start()
-    node = None
-    try:
-        node = SegmentationNode()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ParameterException as error:
-        return _refuse(error)
-    except RuntimeError:  # RCLError: a signal ended ROS while the executor was about to use it
-        if rclpy.ok():
-            raise
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the orderly end
-        if node:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
 
+    def make() -> SegmentationNode:
+        threading.Thread(target=_end_in_time, args=(rclpy.get_default_context(),), daemon=True).start()
+        return SegmentationNode()
 
-def _refuse(error: Exception) -> int:
-    print(f"error: {one_line(error)}", file=sys.stderr)
-    return 2
+    return process.run(make, args)
 
 
 def _end_in_time(context: Context) -> None:
