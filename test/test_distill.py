@@ -165,7 +165,7 @@ def test_a_run_leaves_checkpoints_logs_pictures_and_its_metrics(shared_scene_tre
 
     printed = capsys.readouterr().out
     assert "student saves" in printed  # the cost table
-    assert "Validation IoU" in printed
+    assert "Validation, epoch 0" in printed
 
     trained = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")  # and the student is a plain student
     assert count_parameters(trained.network) == metrics["parameters"] == count_parameters(build_network(trained.spec))

@@ -119,7 +119,7 @@ def _by_class(values: dict[str, float]) -> dict[str, Any]:
 
 
 def _iou_table(best: dict[str, Any]) -> Table:
-    shown = Table(title=f"Validation IoU of epoch {best['epoch']}")
+    shown = Table(title=f"Validation, epoch {best['epoch']}")
     shown.add_column("class")
     shown.add_column("IoU", justify="right")
     for name, value in best["val_iou"].items():

@@ -148,8 +148,10 @@ class SegmentationModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         iou, accuracy = iou_of(self.confusion.compute())
         self.confusion.reset()
-        self.log_dict({"val_miou": iou.nanmean(), "val_pixel_accuracy": accuracy}, prog_bar=True)
-        self.log_dict({f"val_iou/{name}": value for name, value in zip(self.table.names, iou, strict=True)})
+        # `compute` has already added up the processes, so that sync_dist changes nothing but Lightning's opinion.
+        self.log_dict({"val_miou": iou.nanmean(), "val_pixel_accuracy": accuracy}, prog_bar=True, sync_dist=True)
+        by_class = {f"val_iou/{name}": value for name, value in zip(self.table.names, iou, strict=True)}
+        self.log_dict(by_class, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         hp: Any = self.hparams
