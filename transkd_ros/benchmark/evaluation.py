@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -31,31 +30,37 @@ MOST_MEMORY = 300.0  # MB above the engine's own
 SIZE = (480, 640)  # (height, width)
 MINUTES = 10
 RATE = 10.0  # Hz of the long bag
-TURN = 60  # frames of the short bag: engine and evaluation take turns with it
+TURN = 240  # frames of the short bag, which engine and evaluation take by turns
 _FRAMES, _LABELS = "/camera/image_raw/compressed", "/camera/ground_truth"
 _STREETS = 12  # different frames
 
-# Load the engine and let it see one frame: what any process that runs it has to hold.
+# Each in a process of its own, which tells its peak at the end. (`ru_maxrss` would begin with that of the parent.)
 _ENGINE_ALONE = """
-import sys
 from transkd_ros.bundle import load_bundle
 from transkd_ros.runtime import open_runtime
 open_runtime(load_bundle(sys.argv[1]), device="cpu", want_confidence=False)
 """
+_EVALUATION = """
+from transkd_ros.evaluate.__main__ import main
+main()
+"""
+_PEAK = """
+from transkd_ros.benchmark.memory import resident
+print(resident(os.getpid())["peak"])
+"""
 
 
 def measure(settings: Settings) -> Measurement:
-    rounds = 1 if settings.quick else 7
+    rounds = 1 if settings.quick else 5
     frames = settings.count(full=round(MINUTES * 60 * RATE), quick=20)
     with TemporaryDirectory() as folder:
         short, long = Path(folder) / "short", Path(folder) / "long"
         _write_bag(short, min(frames, TURN))
         _write_bag(long, frames)
         engine_hz, evaluated_hz = _rates(settings.bundle, short, rounds)
-        memory = {
-            "engine": _peak("-c", _ENGINE_ALONE, str(settings.bundle.path)),
-            "evaluation": _peak(*_command(settings.bundle, long, Path(folder) / "out")),
-        }
+        model = settings.bundle.path
+        options = ("--bag", long, "--model", model, "--device", "cpu", "--output", Path(folder) / "out")
+        memory = {"engine": _peak(_ENGINE_ALONE, model), "evaluation": _peak(_EVALUATION, *options)}
         megabytes = sum(file.stat().st_size for file in long.iterdir()) / 1e6
     return _result(engine_hz, evaluated_hz, memory, frames, megabytes)
 
@@ -105,24 +110,11 @@ def _evaluate(bundle: Bundle, runtime: Runtime, bag: Path) -> None:
 # ------------------------------------------------------------------------------------------------ memory
 
 
-def _command(bundle: Bundle, bag: Path, output: Path) -> list[str]:
-    arguments = ["--bag", bag, "--model", bundle.path, "--device", "cpu", "--output", output]
-    return ["-m", "transkd_ros.evaluate", *map(str, arguments)]
-
-
-def _peak(*arguments: str) -> float:
-    """MB of physical memory that a Python process held at most."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-    try:
-        _, status, usage = os.wait4(process.pid, 0)
-    except BaseException:  # Ctrl-C
-        process.kill()
-        process.wait()
-        raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    return usage.ru_maxrss * 1024 / 1e6
+def _peak(code: str, *arguments: object) -> float:
+    """MB of physical memory that a Python process running `code` holds at most."""
+    command = [sys.executable, "-c", f"import os, sys{code}{_PEAK}", *map(str, arguments)]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return float(told.split()[-1])
 
 
 def _result(

@@ -6,12 +6,12 @@ import math
 from collections import deque
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from transkd_ros.bundle import Manifest
 from transkd_ros.compare.pairing import SIDES, STUDENT, TEACHER, Mask, Pair, Pairing
+from transkd_ros.frames import resize_mask
 from transkd_ros.labels import LabelTable
 from transkd_ros.metrics import ConfusionMatrix
 from transkd_ros.timing import Rate, Timings
@@ -163,9 +163,7 @@ class Comparison:
             return None
         if pair.student.shape != pair.teacher.shape:
             self.resized += 1
-            height, width = pair.teacher.shape
-            student = cv2.resize(pair.student, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-            pair = pair._replace(student=student.astype(np.uint8, copy=False))
+            pair = pair._replace(student=resize_mask(pair.student, pair.teacher.shape))
         self._compare(pair)
         return pair
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from transkd_ros.album import legend
 from transkd_ros.compare.pairing import Mask, Pair
-from transkd_ros.frames import Frame
+from transkd_ros.frames import Frame, resize_mask
 from transkd_ros.labels import LabelTable
 
 Pixels = NDArray[np.uint8]
@@ -29,7 +29,7 @@ def side_by_side(labels: LabelTable, pair: Pair, frame: Frame | None) -> Pixels:
     """Frame and teacher above student and disagreement, above a legend; masks alone where the frame is not there."""
     height, width = pair.teacher.shape
     size = max(1, round(height * min(1.0, _TILE / width))), min(width, _TILE)
-    small = Pair(pair.stamp_ns, _shrink(pair.teacher, size), _shrink(pair.student, size))
+    small = Pair(pair.stamp_ns, resize_mask(pair.teacher, size), resize_mask(pair.student, size))
     rgb = frame.rgb(size) if frame else None
 
     def drawn(mask: Mask) -> Pixels:
@@ -45,14 +45,6 @@ def side_by_side(labels: LabelTable, pair: Pair, frame: Frame | None) -> Pixels:
     captioned = [_captioned(tile, text) for text, tile in tiles.items()]
     rows = [np.concatenate(captioned[:2], axis=1), np.concatenate(captioned[2:], axis=1)]
     return np.concatenate([*rows, legend(labels, 2 * size[1])])
-
-
-def _shrink(mask: Mask, size: tuple[int, int]) -> Mask:
-    """Nearest neighbours: ids never mix."""
-    if mask.shape == size:
-        return mask
-    small = cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
-    return small.astype(np.uint8, copy=False)
 
 
 def _captioned(tile: Pixels, text: str) -> Pixels:

@@ -1,13 +1,13 @@
 """What the masks of one model on one camera add up to. Knows no bag, no ROS and no clock: mask by mask comes in.
 
-Memory stays bounded: counts, four numbers a frame, and a handful of pictures as JPEG.
+Memory stays bounded: counts, four numbers a frame, and a handful of shrunk pictures.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import cv2
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transkd_ros import page
-from transkd_ros.frames import Frame
+from transkd_ros.frames import Frame, resize_mask
 from transkd_ros.labels import LabelTable
 from transkd_ros.metrics import BoundaryF1, ConfusionMatrix, Flicker
 
@@ -39,10 +39,24 @@ class FrameScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame to look at: `images` are JPEG files by name: `frame`, `prediction`, with a label `truth` and `errors`."""
+    """A frame to look at, shrunk: `rgb` (h, w, 3), `mask` and `truth` (h, w), uint8; drawn when it is asked for."""
 
     score: FrameScore
-    images: Mapping[str, bytes]
+    labels: LabelTable
+    rgb: NDArray[np.uint8]
+    mask: Mask
+    truth: Mask | None
+
+    @cached_property
+    def images(self) -> dict[str, bytes]:
+        """JPEG files by name: `frame`, `prediction`, and with a label `truth` and `errors`."""
+        images = {"frame": self.rgb, "prediction": self.labels.overlay(self.rgb, self.mask, _OPACITY)}
+        if self.truth is not None:
+            images["truth"] = self.labels.overlay(self.rgb, self.truth, _OPACITY)
+            images["errors"] = self.labels.colorize(self.mask)
+            images["errors"][self.mask == self.truth] = _RIGHT
+            images["errors"][self.truth == self.labels.ignore_id] = _UNLABELLED
+        return {name: page.jpeg(image) for name, image in images.items()}
 
 
 class Metrics:
@@ -171,7 +185,7 @@ class Score:
         place = self._place_among_worst(score)
         if not is_sample and place is None:
             return
-        shown = Picture(score, self._draw(frame, mask, truth))
+        shown = self._picture(score, frame, mask, truth)
         if place is not None:
             self._worst[place : place + 1] = [shown]
         if is_sample:
@@ -191,18 +205,12 @@ class Score:
         best = max(near or range(len(kept)), key=lambda i: kept[i].miou)
         return best if all(score.miou < kept[i].miou for i in near or [best]) else None
 
-    def _draw(self, frame: Frame, mask: Mask, truth: Mask | None) -> dict[str, bytes]:
+    def _picture(self, score: FrameScore, frame: Frame, mask: Mask, truth: Mask | None) -> Picture:
         height, width = frame.size
         size = max(1, round(height * min(1.0, _PICTURE_WIDTH / width))), min(width, _PICTURE_WIDTH)
-        rgb = frame.rgb(size)
-        images = {"frame": rgb, "prediction": self.labels.overlay(rgb, mask, _OPACITY)}
-        if truth is not None:
-            images["truth"] = self.labels.overlay(rgb, truth, _OPACITY)
-            errors = self.labels.colorize(mask)
-            errors[mask == truth] = _RIGHT
-            errors[truth == self.labels.ignore_id] = _UNLABELLED
-            images["errors"] = cv2.resize(errors, size[::-1], interpolation=cv2.INTER_AREA)
-        return {name: page.jpeg(image) for name, image in images.items()}
+        rgb = frame.rgb(size).copy()  # which may be the message itself
+        small_truth = None if truth is None else resize_mask(truth, size)
+        return Picture(score, self.labels, rgb, resize_mask(mask, size), small_truth)
 
 
 def _known(value: float) -> float | None:
