@@ -130,7 +130,7 @@ class _Masks:
 
 
 def _only_camera(reader: bags.BagReader) -> str:
-    topics = [name for name in reader.image_topics() if not name.endswith("/ground_truth")]
+    topics = reader.camera_topics()
     if len(topics) != 1:
         found = f"several image topics, choose one: {', '.join(topics)}" if topics else "no image topic"
         raise bags.BagError(f"{reader.path}: the bag has {found}")

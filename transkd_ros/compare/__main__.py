@@ -76,12 +76,9 @@ def _topics(bag: BagReader, asked: list[str] | None) -> list[str]:
         for topic in asked:
             bag.frames(topic)  # raises now what it would raise later
         return asked
-    images = bag.image_topics()
-    frames = [topic for topic in images if not topic.endswith("/ground_truth") and "/segmentation/" not in topic]
-    # A camera that was recorded both ways is one camera.
-    topics = [topic for topic in frames if topic.removesuffix("/compressed") not in set(frames) - {topic}]
-    if not topics:
-        raise cli.CommandError(f"{bag.path}: no camera topic; its image topics: {', '.join(images) or 'none'}")
+    if not (topics := bag.camera_topics()):
+        images = ", ".join(bag.image_topics()) or "none"
+        raise cli.CommandError(f"{bag.path}: no camera topic; its image topics: {images}")
     return topics
 
 
