@@ -17,7 +17,7 @@ if __name__ == "__main__":  # run as a script: this folder is not the package's 
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -76,15 +76,12 @@ class DistillCLI(LightningCLI):
         run = Path(self.config_init.trainer.default_root_dir)
         if self.config_init.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(run, name="", version="")
-        best: Any = {"filename": "best", "monitor": "val_miou", "mode": "max"}
-        self.trainer_defaults["callbacks"] = [
-            RichProgressBar(),
-            LearningRateMonitor("step"),
-            ModelCheckpoint(run / "checkpoints", **best, save_last=True, enable_version_counter=False),
-            CostTable(),
-            SampleOverlays(),
-            RunRecord(),
-        ]
+        callbacks: list[Callback] = [RichProgressBar(), LearningRateMonitor("step"), CostTable()]
+        callbacks += [SampleOverlays(), RunRecord()]
+        if not self.config_init.trainer.fast_dev_run:  # which leaves nothing behind
+            best: Any = {"filename": "best", "monitor": "val_miou", "mode": "max"}
+            callbacks.append(ModelCheckpoint(run / "checkpoints", **best, save_last=True, enable_version_counter=False))
+        self.trainer_defaults["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
 
