@@ -116,6 +116,11 @@ def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
     return pixels
 
 
+def decode(msg: Any, size: Size | None = None) -> Frame:
+    """The frame of a sensor_msgs/Image or CompressedImage; `size` as in `decode_compressed`. Raises FrameError."""
+    return decode_image(msg) if hasattr(msg, "encoding") else decode_compressed(msg, size)
+
+
 def decode_image(msg: Any) -> Frame:
     """The frame of a sensor_msgs/Image, without a copy for every encoding of ENCODINGS.
 

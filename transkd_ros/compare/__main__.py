@@ -127,10 +127,10 @@ def _frames(bag: BagReader, topics: list[str], most: int | None) -> Iterator[tup
 
 def _hear(view: View, stamp_ns: int, message: Any, segmenters: dict[str, Segmenter], clocks: dict[str, float]) -> None:
     """Show one frame to both models; each has a clock of its own in `clocks`, which runs while it works."""
-    from transkd_ros.frames import FrameError, decode_compressed, decode_image
+    from transkd_ros.frames import FrameError, decode
 
     try:
-        frame = decode_image(message) if hasattr(message, "encoding") else decode_compressed(message)
+        frame = decode(message)
     except FrameError as error:
         view.broken[error.cause] += 1
         return

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from transkd_ros.bags import BagError, BagReader, header_stamp
 from transkd_ros.evaluate.scoring import Score
 from transkd_ros.evaluate.truth import LabelError, Truth
-from transkd_ros.frames import Frame, FrameError, Size, decode_compressed, decode_image
+from transkd_ros.frames import Frame, FrameError, Size, decode
 from transkd_ros.segmenter import Segmenter
 
 DEPTH = 4  # frames that wait between two threads
@@ -91,7 +91,7 @@ def shots(bag: BagReader, topic: str, truth: Truth | None = None, size: Size | N
 
 def _decoded(message: Any, size: Size | None) -> tuple[Frame | None, str]:
     try:
-        return decode_image(message) if hasattr(message, "encoding") else decode_compressed(message, size), ""
+        return decode(message, size), ""
     except FrameError as error:
         return None, error.cause
 

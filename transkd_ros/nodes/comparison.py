@@ -30,7 +30,7 @@ from transkd_ros.compare.comparison import WINDOW, Comparison, common_labels
 from transkd_ros.compare.pairing import SIDES, Pair
 from transkd_ros.compare.pictures import disagreement, side_by_side
 from transkd_ros.compare.report import Subject, View
-from transkd_ros.frames import Frame, FrameError, decode_compressed, decode_image, image_message
+from transkd_ros.frames import Frame, FrameError, decode, decode_image, image_message
 from transkd_ros.labels import LabelTable
 from transkd_ros.nodes import parameters, process
 from transkd_ros.nodes.parameters import START, Option
@@ -195,7 +195,7 @@ class _Camera:
         if message is None:
             return None
         try:
-            return decode_image(message) if isinstance(message, Image) else decode_compressed(message)
+            return decode(message)
         except FrameError as error:
             self.view.broken[error.cause] += 1
             return None
