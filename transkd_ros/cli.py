@@ -2,7 +2,7 @@
 
 Bad input ends with one line on stderr and exit code 2, Ctrl-C with 130, SIGTERM with 143 and a closed terminal
 (SIGHUP) with 129, none of them with a traceback. Any other exception is a defect and keeps its traceback. And the
-argument types they share.
+argument types, options and the progress bar that they share.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class CommandError(Exception):
@@ -77,3 +80,20 @@ def size(text: str) -> tuple[int, int]:
     if not (separator and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT, e.g. 640x480")
     return int(height), int(width)
+
+
+def add_engine_options(group: argparse._ArgumentGroup, prefix: str = "") -> None:
+    """--engine, --device and --precision, with a `prefix` such as "teacher-"; `runtime` has them, but imports slowly."""
+    engines, precisions = ("auto", "openvino", "onnxruntime", "torch"), ("auto", "fp32", "bf16", "fp16")
+    group.add_argument(f"--{prefix}engine", choices=engines, default="auto", help="default auto")
+    group.add_argument(f"--{prefix}device", default="auto", help="auto, cpu, gpu, cuda …")
+    group.add_argument(f"--{prefix}precision", choices=precisions, default="auto", help="default auto")
+
+
+def progress() -> Progress:
+    """A bar on stderr that goes away when it ends: what, how many of how many, and the time that is left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -49,10 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--size", type=cli.size, help="WIDTHxHEIGHT of rendered scenes (default 640x480)")
     node = parser.add_argument_group("segmentation node")
     node.add_argument("--model", help="name of a shipped model, or folder of a bundle")
-    engines, precisions = ("auto", "openvino", "onnxruntime", "torch"), ("auto", "fp32", "bf16", "fp16")
-    node.add_argument("--engine", choices=engines, default="auto", help="default auto")
-    node.add_argument("--device", default="auto", help="auto, cpu, gpu, cuda …")
-    node.add_argument("--precision", choices=precisions, default="auto", help="default auto")
+    cli.add_engine_options(node)
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder (default demo_output)")
     return parser
 

@@ -30,10 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     for side in ("teacher", "student"):
         group = parser.add_argument_group(side)
         group.add_argument(f"--{side}", required=True, help="name of a shipped model, or folder of a bundle")
-        engines, precisions = ("auto", "openvino", "onnxruntime", "torch"), ("auto", "fp32", "bf16", "fp16")
-        group.add_argument(f"--{side}-engine", choices=engines, default="auto", help="default auto")
-        group.add_argument(f"--{side}-device", default="auto", help="auto, cpu, gpu, cuda …")
-        group.add_argument(f"--{side}-precision", choices=precisions, default="auto", help="default auto")
+        cli.add_engine_options(group, f"{side}-")
         group.add_argument(f"--{side}-size", type=cli.size, help="WIDTHxHEIGHT the network sees (default: its own)")
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="folder (default comparison)")
     return parser
@@ -112,13 +109,9 @@ def _compare(
 
 def _frames(bag: BagReader, topics: list[str], most: int | None) -> Iterator[tuple[str, int, Any]]:
     """(topic, stamp in ns, message) of every frame, camera after camera, under a progress bar."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from transkd_ros.bags import header_stamp
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with cli.progress() as progress:
         for topic in topics:
             count = min(bag.counts[topic], most or bag.counts[topic])
             for recorded_ns, message in progress.track(islice(bag.frames(topic), count), count, description=topic):
@@ -149,6 +142,7 @@ def _print_results(views: dict[str, View], folder: Path) -> None:
     from rich.table import Table
 
     from transkd_ros.compare.report import HTML, JSON
+    from transkd_ros.page import number, percent
 
     table = Table(caption="mIoU and accuracy of the student against the teacher in %, times in ms a frame")
     table.add_column("camera", overflow="fold")
@@ -158,8 +152,7 @@ def _print_results(views: dict[str, View], folder: Path) -> None:
         summary = view.comparison.summary()
         total, ratio = summary["agreement"]["total"], summary["ratios"]["latency"]
         times = [summary[side]["latency_ms"].get("p50") for side in ("teacher", "student")]
-        shares = [None if value is None else 100 * value for value in (total["miou"], total["pixel_accuracy"])]
-        texts = ["–" if value is None else f"{value:.1f}" for value in (*shares, *times)]
+        texts = [percent(total["miou"]), percent(total["pixel_accuracy"]), *map(number, times)]
         table.add_row(camera, str(summary["pairs"]["complete"]), *texts, f"{ratio:.2f}×" if ratio else "–")
     Console().print(table)
     print(f"{folder / JSON}\n{folder / HTML}")

@@ -43,10 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     one.add_argument("--teacher", help="a model whose masks serve as ground truth")
     engine = parser.add_argument_group("engine, of all models")
-    engines, precisions = ("auto", "openvino", "onnxruntime", "torch"), ("auto", "fp32", "bf16", "fp16")
-    engine.add_argument("--engine", choices=engines, default="auto", help="default auto")
-    engine.add_argument("--device", default="auto", help="auto, cpu, gpu, cuda …")
-    engine.add_argument("--precision", choices=precisions, default="auto", help="default auto")
+    cli.add_engine_options(engine)
     engine.add_argument("--size", type=cli.size, help="WIDTHxHEIGHT the network sees (default: the model's own)")
     parser.add_argument("--output", type=Path, default=Path("evaluation"), help="folder (default evaluation)")
     parser.add_argument("--write-bag", action="store_true", help="also write the masks as a bag, OUTPUT/masks")
@@ -165,12 +162,8 @@ def _segmenter(bundle: Bundle, args: argparse.Namespace) -> Segmenter:
 
 @contextmanager
 def _progress(what: str, frames: int) -> Iterator[Any]:
-    """A bar on stderr; a function that moves it on by one frame."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    """A function that moves a bar on by one frame."""
+    with cli.progress() as progress:
         task = progress.add_task(what, total=frames)
         yield lambda: progress.advance(task)
 
