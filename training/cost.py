@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from rich.table import Table
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.module import SegmentationModule
@@ -25,29 +24,24 @@ def costs(module: SegmentationModule, size: tuple[int, int]) -> dict[str, Cost]:
     """Cost of "student", and under a teacher of "teacher" and "training only" (the distiller), at `size` (H, W) rounded
     up to what networks take."""
     height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in size)
-    found = {"student": _cost(module.network, (height, width))}
-    for teacher in module.teachers:
-        found["teacher"] = _cost(teacher.network, (height, width))
+    networks = dict(zip(("student", "teacher"), (module.network, *(t.network for t in module.teachers)), strict=False))
+    found = {role: Cost(count_parameters(net), count_macs(net, (height, width))) for role, net in networks.items()}
     if module.distiller is not None:
-        found["training only"] = Cost(count_parameters(module.distiller), _distiller_macs(module, (height, width)))
+        macs = _step_macs(module, (height, width)) - sum(cost.macs for cost in found.values())
+        found["training only"] = Cost(count_parameters(module.distiller), macs)
     return found
 
 
-def _cost(network: nn.Module, size: tuple[int, int]) -> Cost:
-    return Cost(count_parameters(network), count_macs(network, size))
-
-
 @torch.no_grad()
-def _distiller_macs(module: SegmentationModule, size: tuple[int, int]) -> int:
-    """Of all losses of one image, less the two networks'."""
+def _step_macs(module: SegmentationModule, size: tuple[int, int]) -> int:
+    """Of all losses of one image: both networks and the distiller."""
     image = torch.zeros(1, 3, *size, dtype=torch.uint8, device=module.device)
     training = module.training
     module.eval()  # running statistics are not for zeros
     with FlopCounterMode(display=False) as counter:
         module.losses(image, image[:, 0])
     module.train(training)
-    networks = [module.network, *(teacher.network for teacher in module.teachers)]
-    return counter.get_total_flops() // 2 - sum(count_macs(network, size) for network in networks)
+    return counter.get_total_flops() // 2
 
 
 def table(found: dict[str, Cost], size: tuple[int, int]) -> Table:

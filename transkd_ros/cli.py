@@ -83,7 +83,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def add_engine_options(group: argparse._ArgumentGroup, prefix: str = "") -> None:
-    """--engine, --device and --precision, with a `prefix` such as "teacher-"; `runtime` has them, but imports slowly."""
+    """--engine, --device, --precision, with a `prefix` such as "teacher-"; `runtime` knows them, but imports slowly."""
     engines, precisions = ("auto", "openvino", "onnxruntime", "torch"), ("auto", "fp32", "bf16", "fp16")
     group.add_argument(f"--{prefix}engine", choices=engines, default="auto", help="default auto")
     group.add_argument(f"--{prefix}device", default="auto", help="auto, cpu, gpu, cuda …")
