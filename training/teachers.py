@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +59,13 @@ class Teacher(nn.Module):
 
     def train(self, mode: bool = True) -> Teacher:
         return super().train(False)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights: equal for equal teachers, wherever they came from."""
+        found = hashlib.sha256()
+        for name, tensor in self.network.state_dict().items():
+            found.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
+        return found.hexdigest()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Taps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,23 +31,30 @@ class Trained:
     settings: dict[str, Any]
 
 
-def read_checkpoint(path: Path) -> Trained:
-    """The network of a Lightning checkpoint of `training.module`, read without unpickling code.
+@contextmanager
+def opened_checkpoint(path: Path) -> Iterator[dict[str, Any]]:
+    """The content of a Lightning checkpoint of `training.module`, read without unpickling code.
 
-    Raises OSError where there is no file, TrainedError for one that is no such checkpoint.
+    Raises OSError where there is no file, TrainedError for one that is no such checkpoint, and for whatever the block
+    finds wrong with it: of another project, or of another architecture.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        yield torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, TrainedError):
+        raise
+    except Exception as error:
+        raise TrainedError(f"{path} is not a checkpoint of training/distill.py: {one_line(error)[:300]}") from error
+
+
+def read_checkpoint(path: Path) -> Trained:
+    """The network of a checkpoint. Raises OSError and TrainedError as `opened_checkpoint` does."""
+    with opened_checkpoint(path) as checkpoint:
         settings = checkpoint["hyper_parameters"]
         labels = LabelTable.load(settings["labels"])
-        spec = NetworkSpec(settings["architecture"], settings["encoder"], len(labels.names))
+        spec = NetworkSpec.of(settings, len(labels.names))
         prefix = "network."
         weights = checkpoint["state_dict"].items()
         network = _network(spec, {key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)})
-    except OSError:
-        raise
-    except Exception as error:  # not a checkpoint, of another project, or of another architecture
-        raise TrainedError(f"{path} is not a checkpoint of training/distill.py: {one_line(error)[:300]}") from error
     return Trained(network, spec, labels, settings)
 
 
@@ -65,4 +74,3 @@ def _network(spec: NetworkSpec, weights: dict[str, torch.Tensor]) -> torch.nn.Mo
     network = build_network(spec)
     network.load_state_dict(weights)
     return network.eval()
-

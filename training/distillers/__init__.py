@@ -5,4 +5,10 @@ from training.distillers.response import ResponseKD
 from training.distillers.skr_pea import SKRPEA
 from training.distillers.transkd import TransKD
 
-__all__ = ["SKRPEA", "Distiller", "DistillerError", "ResponseKD", "TransKD"]
+__all__ = [
+    "SKRPEA",
+    "Distiller",
+    "DistillerError",
+    "ResponseKD",
+    "TransKD",
+]

@@ -6,13 +6,48 @@ loss and knows no method. Whatever a method adds for training is its own and is 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 from torch import Tensor, nn
 
 from training.taps import Taps, Widths
+from training.teachers import Teacher
 
 
 class DistillerError(ValueError):
-    """A student and teacher that a method cannot work on; the text says why and which methods fit."""
+    """A student, teacher or setting that a method cannot work with; the text says why and which methods fit."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run, from the epoch `start` until the next phase starts, with a warm-up and decay of its own.
+
+    Its learning rate peaks at `lr_scale` times the recipe's. Without `labelled` the cross-entropy does not count, and
+    images without labels may be mixed in; without `taught` the teacher is not asked and the method has no losses.
+    """
+
+    name: str
+    start: int = 0
+    lr_scale: float = 1.0
+    labelled: bool = True
+    taught: bool = True
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a method may use before the first step of a run, on the main process.
+
+    `epoch()` goes through an epoch of training images (B, 3, H, W) uint8, `steps` batches on the device of the teacher.
+    What should outlive an interruption goes into `folder`, the run's; it is None where a run leaves nothing behind.
+    """
+
+    teacher: Teacher
+    epoch: Callable[[], Iterator[Tensor]]
+    steps: int
+    folder: Path | None
 
 
 class Distiller(nn.Module):
@@ -20,12 +55,35 @@ class Distiller(nn.Module):
 
     needs_patches = False
     """Whether the method reads patch embeddings, which only transformer encoders (MiT, PVTv2) have."""
+    needs_classes = True
+    """Whether student and teacher have to know the same classes."""
+    needs_same_network = False
+    """Whether the student has to be the teacher's own network, made smaller."""
 
     def build(self, student: Widths, teacher: Widths) -> None:
         """Create the method's own parameters for networks of these widths. Raises DistillerError if they do not fit.
 
         Called once, after both networks exist, so that a student's initial weights do not depend on the method.
         """
+
+    def adopt(self, student: Any, teacher: Any) -> None:
+        """Start the student's network from the teacher's, where a method does. Raises DistillerError if it cannot.
+
+        Called once, after `build`; a resumed run then gets its own weights back.
+        """
+
+    def prepare(self, run: Preparation) -> None:
+        """Train what has to exist before the first step, and freeze it.
+
+        Raises DistillerError for what an earlier run left behind and this one cannot use.
+        """
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of a run in their order, the first from epoch 0."""
+        return (Phase("train"),)
+
+    def begin_epoch(self, phase: Phase, network: Any) -> None:
+        """Freeze or free parts of the student's network, at the start of every epoch; all of it is in train mode."""
 
     def forward(self, student: Taps, teacher: Taps, labels: Tensor) -> dict[str, Tensor]:
         """The method's losses by name, each a scalar with its weight applied; they are summed with the cross-entropy.
@@ -37,14 +95,17 @@ class Distiller(nn.Module):
 
 def check_fit(distiller: Distiller, student: Widths, teacher: Widths) -> None:
     """Raise DistillerError where a method reads what one of the networks does not have."""
-    if student.classes != teacher.classes:
-        raise DistillerError(f"the teacher knows {teacher.classes} classes, the student {student.classes}")
     if not distiller.needs_patches:
         return
     for role, network in (("student", student), ("teacher", teacher)):
         if not network.patches:
-            fitting = sorted(method.__name__ for method in Distiller.__subclasses__() if not method.needs_patches)
             raise DistillerError(
                 f"{type(distiller).__name__} aligns patch embeddings, and this {role}'s encoder has none "
-                f"(MiT and PVTv2 do); methods that fit: {', '.join(fitting)}"
+                f"(MiT and PVTv2 do); methods that fit: {', '.join(methods_for_any_pair())}"
             )
+
+
+def methods_for_any_pair() -> list[str]:
+    """The names of the methods that ask nothing of student and teacher, for the texts of errors."""
+    methods = Distiller.__subclasses__()
+    return sorted(it.__name__ for it in methods if not (it.needs_patches or it.needs_same_network))
