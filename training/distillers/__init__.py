@@ -1,14 +1,20 @@
 """The distillation methods, each a subclass of `Distiller` that a recipe names, as `model.distiller.class_path`."""
 
 from training.distillers.base import Distiller, DistillerError
+from training.distillers.c2vkd import C2VKD
+from training.distillers.cwd import CWD
+from training.distillers.knowledge_review import KnowledgeReview
 from training.distillers.response import ResponseKD
 from training.distillers.skr_pea import SKRPEA
 from training.distillers.transkd import TransKD
 
 __all__ = [
+    "C2VKD",
+    "CWD",
     "SKRPEA",
     "Distiller",
     "DistillerError",
+    "KnowledgeReview",
     "ResponseKD",
     "TransKD",
 ]

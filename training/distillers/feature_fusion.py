@@ -1,7 +1,8 @@
 """Feature maps of student and teacher: cross selective fusion (CSF), and the hierarchical context loss (HCL).
 
-TransKD, arXiv 2202.13393: the same blocks in v1 (there called selective kernel fusion and review) and in v4. Patch
-embeddings are the business of `training.distillers.patch_alignment`.
+TransKD, arXiv 2202.13393: the same blocks in v1 (there called selective kernel fusion and review) and in v4. The walk
+over the stages takes another way to merge two maps as well: Knowledge Review brings its own. Patch embeddings are the
+business of `training.distillers.patch_alignment`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,15 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-class ChannelSelection(nn.Module):
+class Selection(nn.Module):
+    """How a stage's own map and the up-sampled fused map of the deeper one become one."""
+
+    def merge(self, own: Tensor, deeper: Tensor) -> Tensor:
+        """From two maps, each (B, 64, h, w), the fused one."""
+        raise NotImplementedError
+
+
+class ChannelSelection(Selection):
     """How much of a stage's own map and of the deeper one's a fused map takes, channel by channel."""
 
     def __init__(self, width: int = MID_WIDTH) -> None:
@@ -45,14 +54,25 @@ class ChannelSelection(nn.Module):
         own, deeper = self.heads(self.squeeze(pooled)).unflatten(1, (2, -1)).softmax(1).unbind(1)
         return own, deeper
 
+    def merge(self, own: Tensor, deeper: Tensor) -> Tensor:
+        """a·own + b·deeper, each (B, width, h, w). Pooling is linear: the sum of the maps never exists."""
+        share, _ = self(own.mean((2, 3), keepdim=True) + deeper.mean((2, 3), keepdim=True))
+        return torch.lerp(deeper, own, share.to(own.dtype))
+
 
 class StageFusion(nn.Module):
-    """Cross selective fusion of one stage; the deepest stage has no deeper one and only passes through."""
+    """Fusion of one stage, cross selective by default; the deepest stage has no deeper one and only passes through."""
 
-    def __init__(self, student_width: int, teacher_width: int, deepest: bool = False) -> None:
+    def __init__(
+        self,
+        student_width: int,
+        teacher_width: int,
+        deepest: bool = False,
+        select: type[Selection] = ChannelSelection,
+    ) -> None:
         super().__init__()
         self.reduce = nn.Sequential(nn.Conv2d(student_width, MID_WIDTH, 1, bias=False), BatchNorm(MID_WIDTH))
-        self.select = None if deepest else ChannelSelection()
+        self.select = None if deepest else select()
         convolution = nn.Conv2d(MID_WIDTH, teacher_width, 3, padding=1, bias=False)
         self.expand = nn.Sequential(convolution, BatchNorm(teacher_width))
 
@@ -63,28 +83,22 @@ class StageFusion(nn.Module):
         """
         fused = self.reduce(stage)
         if self.select is not None and deeper is not None:
-            fused = self.fuse(self.select, fused, F.interpolate(deeper, fused.shape[-2:], mode="nearest"))
+            fused = self.select.merge(fused, F.interpolate(deeper, fused.shape[-2:], mode="nearest"))
         return self.expand(fused), fused
 
-    @staticmethod
-    def fuse(select: ChannelSelection, own: Tensor, deeper: Tensor) -> Tensor:
-        """a·own + b·deeper, each (B, 64, h, w). Pooling is linear: the sum of the maps never exists."""
-        share, _ = select(own.mean((2, 3), keepdim=True) + deeper.mean((2, 3), keepdim=True))
-        return torch.lerp(deeper, own, share.to(own.dtype))
 
-
-class CrossSelectiveFusion(nn.Module):
-    """The walk from the deepest stage to the finest, each fused map going into the next.
+class FusionWalk(nn.Module):
+    """The walk from the deepest stage to the finest, each fused map going into the next, merged as `select` does.
 
     The weights are left in the default memory format, so that every map keeps that of the stage map it comes from: MiT
     and PVTv2, student and teacher, give theirs out contiguous even where the network is in channels_last.
     """
 
-    def __init__(self, student_widths: Sequence[int], teacher_widths: Sequence[int]) -> None:
+    def __init__(self, student_widths: Sequence[int], teacher_widths: Sequence[int], select: type[Selection]) -> None:
         super().__init__()
         last = len(student_widths) - 1
         pairs = enumerate(zip(student_widths, teacher_widths, strict=True))
-        self.stages = nn.ModuleList(StageFusion(student, teacher, i == last) for i, (student, teacher) in pairs)
+        self.stages = nn.ModuleList(StageFusion(student, teacher, i == last, select) for i, (student, teacher) in pairs)
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The student's maps (B, student width, h, w), fine to coarse, in the teacher's widths at the same sizes."""
@@ -96,9 +110,23 @@ class CrossSelectiveFusion(nn.Module):
         return tuple(outputs)
 
 
+class CrossSelectiveFusion(FusionWalk):
+    """CSF: the walk with channel selection."""
+
+    def __init__(self, student_widths: Sequence[int], teacher_widths: Sequence[int]) -> None:
+        super().__init__(student_widths, teacher_widths, ChannelSelection)
+
+
 def hierarchical_context_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """HCL, a scalar in float32: the sum over stages of `context_loss`. Maps (B, C, h, w), fine to coarse."""
     return torch.stack([context_loss(*maps) for maps in zip(student, teacher, strict=True)]).sum()
+
+
+def at_size_of(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps (B, C, h, w) brought to the height and width of `like`, bilinearly."""
+    if maps.shape[-2:] == like.shape[-2:]:
+        return maps
+    return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -107,9 +135,7 @@ def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     A pool size that is not smaller than the map's height is left out, with its weight. Where the sizes differ, the
     student's map is first brought to the teacher's, bilinearly **[ours]**.
     """
-    if student.shape[-2:] != teacher.shape[-2:]:
-        student = F.interpolate(student, teacher.shape[-2:], mode="bilinear", align_corners=False)
-    student, teacher = student.float(), teacher.float()
+    student, teacher = at_size_of(student, teacher).float(), teacher.float()
     loss, total = F.mse_loss(student, teacher), 1.0
     for size, weight in POOL_WEIGHTS.items():
         if size < teacher.shape[-2]:

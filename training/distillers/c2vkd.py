@@ -1,0 +1,129 @@
+"""C2VKD: a transformer student under a CNN teacher, visual-linguistic features and decoupled pixels (arXiv 2310.07265).
+
+The abstract is what we have of the paper: the forms here are this project's own, in its terms **[ours]**. Plain
+response distillation is in `training.distillers.response`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.data.samples import IGNORE
+from training.distillers.base import Distiller
+from training.distillers.feature_fusion import at_size_of
+from training.taps import Taps, Widths
+
+MAX_TOKENS = 256
+
+
+class C2VKD(Distiller):
+    """Visual-linguistic feature distillation (VLFD) and pixel-wise decoupled distillation (PDD).
+
+    VLFD matches the maps of the last stage, once as maps and once as token sequences. PDD matches the logits of the
+    labelled pixels: the label's class against the rest, and the other classes among themselves.
+
+    Meant for a transformer under a CNN (DeepLabV3+, FPN), and works between any two networks that know the same
+    classes. `visual_weight` and `linguistic_weight` multiply the two parts of VLFD, `target_weight` (α) and
+    `non_target_weight` (β) those of PDD; `temperature` T softens both sides of PDD, which is multiplied by T². All
+    defaults are **[ours]**. The student's last map is projected to the teacher's channels by a 1×1 convolution that
+    starts as the identity where the widths are equal, so that equal networks have no VLFD to begin with.
+    """
+
+    def __init__(
+        self,
+        visual_weight: float = 1.0,
+        linguistic_weight: float = 1.0,
+        target_weight: float = 1.0,
+        non_target_weight: float = 2.0,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.visual_weight, self.linguistic_weight = visual_weight, linguistic_weight
+        self.target_weight, self.non_target_weight = target_weight, non_target_weight
+        self.temperature = temperature
+
+    def build(self, student: Widths, teacher: Widths) -> None:
+        self.projection = nn.Conv2d(student.stages[-1], teacher.stages[-1], 1, bias=False)
+        if student.stages[-1] == teacher.stages[-1]:
+            nn.init.dirac_(self.projection.weight)
+
+    def forward(self, student: Taps, teacher: Taps, labels: Tensor) -> dict[str, Tensor]:
+        """{"visual", "linguistic", "target", "non_target"}: scalars from last stage maps, logits and labels."""
+        own, shown = student.stages[-1], teacher.stages[-1]
+        softened = [taps.logits.float() / self.temperature for taps in (student, teacher)]
+        target, non_target = decoupled_divergences(softened[0], softened[1], labels)
+        return {
+            "visual": self.visual_weight * visual_distance(self.projection(own), shown),
+            "linguistic": self.linguistic_weight * relation_divergence(own, shown),
+            "target": self.target_weight * self.temperature**2 * target,
+            "non_target": self.non_target_weight * self.temperature**2 * non_target,
+        }
+
+
+def visual_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """The visual part of VLFD, a scalar in float32, 0 to 4, of maps (B, C, h, w) of any two sizes **[ours]**.
+
+    At each position the vector over channels is scaled to length one; the squared L2 distance of the two vectors is
+    averaged over positions and batch.
+    """
+    units = [F.normalize(maps.float(), dim=1) for maps in (at_size_of(student, teacher), teacher)]
+    return (units[0] - units[1]).square().sum(1).mean()
+
+
+def relation_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """The linguistic part of VLFD, a scalar in float32, of maps (B, C, h, w) of any widths and sizes **[ours]**.
+
+    KL(teacher || student) of the relations of each token to all, averaged over tokens and batch. Both maps are pooled
+    to one grid: that of the smaller map, of at most 256 tokens.
+    """
+    grid = token_grid(min(student.shape[-2:], teacher.shape[-2:], key=math.prod))
+    relations = [token_relations(maps, grid) for maps in (student, teacher)]
+    return F.kl_div(relations[0], relations[1], reduction="none", log_target=True).sum(-1).mean()
+
+
+def token_grid(size: torch.Size) -> tuple[int, int]:
+    """The size (h, w) itself, or of about the same aspect with at most 256 positions."""
+    scale = min(1.0, math.sqrt(MAX_TOKENS / math.prod(size)))
+    rows, columns = (min(max(1, int(side * scale)), MAX_TOKENS) for side in size)
+    return rows, columns
+
+
+def token_relations(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """log softmax(T Tᵀ/√C), (B, n, n) float32, of the n tokens T of maps (B, C, …) average-pooled to a grid."""
+    tokens = F.adaptive_avg_pool2d(maps.float(), grid).flatten(2).transpose(1, 2)
+    with torch.autocast(maps.device.type, enabled=False):
+        return (tokens @ tokens.mT / math.sqrt(tokens.shape[-1])).log_softmax(-1)
+
+
+def decoupled_divergences(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """PDD's KL(teacher || student) of the target part and of the non-target part, each a scalar **[ours]**.
+
+    `student` and `teacher` are logits (B, classes, H, W) float32, `labels` (B, H, W) int64. Averages over the labelled
+    pixels, 0 where there are none. Where the teacher's arg-max is not the label, the target part follows the label.
+    """
+    labelled = labels != IGNORE
+    target = labels.where(labelled, 0).unsqueeze(1)
+    (student_pair, student_others), (teacher_pair, teacher_others) = (decouple(z, target) for z in (student, teacher))
+    right = teacher.argmax(1, keepdim=True) == target
+    label = teacher.new_tensor([1.0, 0.0]).view(2, 1, 1)
+    pairs = F.kl_div(student_pair, teacher_pair.exp().where(right, label), reduction="none")
+    others = F.kl_div(student_others, teacher_others, reduction="none", log_target=True)
+    count = labelled.sum().clamp(min=1)
+    target_part, non_target_part = (kl.sum(1).where(labelled, 0).sum() / count for kl in (pairs, others))
+    return target_part, non_target_part
+
+
+def decouple(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Two distributions per pixel, as log-probabilities, of logits (B, classes, H, W) and a class (B, 1, H, W) int64:
+
+    of the target class and the rest (B, 2, H, W), and of the others among themselves (B, classes - 1, H, W), in which
+    class 0 stands in the target's place. Finite for finite logits: the rest is never computed as 1 - p.
+    """
+    others = logits.scatter(1, target, logits[:, :1])[:, 1:]
+    rest = others.logsumexp(1, keepdim=True)
+    pair = torch.cat([logits.gather(1, target), rest], 1)
+    return pair.log_softmax(1), others - rest
