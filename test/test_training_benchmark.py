@@ -24,3 +24,11 @@ def test_steps_and_memory_are_measured_and_written(tmp_path, monkeypatch):
     assert {target["limit"] for target in step["targets"] + memory["targets"]} == {1.15, 1.25}
     assert min(memory["MB"].values()) > 0
     assert written["settings"]["size"] == [64, 64]
+
+
+def test_pooling_bounds_the_memory_of_the_affinity_loss():
+    settings = benchmark.Settings("mit_b2", "mit_b0", (64, 64), batch=1, steps=1)
+    added = benchmark.measure_affinity(settings).values["MB"]
+    matrix = 4 * 2048**2 / 1e6
+    assert added["unpooled"] > 2 * matrix  # of the student and of the teacher
+    assert 0 < added["pooled"] < added["unpooled"] / 2

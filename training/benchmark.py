@@ -6,6 +6,7 @@ Ratios within one run: a distilled step against its parts in time and in memory,
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import time
@@ -14,17 +15,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from training.data.camvid import CamVid, find_camvid
-from training.distillers import SKRPEA, Distiller, ResponseKD, TransKD
-from training.module import IGNORE
+from training.distillers import SKRPEA, Distiller, KnowledgeAdaptation, ResponseKD, TransKD
+from training.distillers.knowledge_adaptation import affinity_loss
+from training.module import SegmentationModule
 from training.networks import NetworkSpec, build_network
-from training.taps import run_tapped, widths
 from training.teachers import Teacher
 from transkd_ros import cli
 from transkd_ros.benchmark.measurement import Measurement, Skipped, Target, measure_all, medians, table, take_turns
@@ -38,8 +37,10 @@ METHODS: dict[str, Callable[[], Distiller]] = {
     "TransKD-EA": lambda: TransKD("ea"),
 }
 JUDGED = "TransKD-base"
+Batch = tuple[Tensor, Tensor]
 CLASSES = 11
 LOADING_CROP = (352, 480)  # CamVid's size, as networks take it
+AFFINITY_MAP = (128, 512 // 16, 1024 // 16)  # channels, height, width
 
 
 @dataclass(frozen=True)
@@ -58,30 +59,30 @@ class Settings:
 
 
 class Step:
-    """Training steps of one student on random pixels, alone or under a teacher, as the training loop makes them."""
+    """Training steps of a module, as the training loop makes them but at one learning rate."""
 
-    def __init__(self, settings: Settings, distiller: Distiller | None = None, teacher: Teacher | None = None) -> None:
-        self.device = settings.device
-        student = build_network(NetworkSpec("segformer", settings.student, CLASSES))
-        self.student = student.to(memory_format=torch.channels_last).to(self.device).train()
-        self.distiller, self.teacher = distiller, teacher
-        parameters = list(self.student.parameters())
-        if distiller is not None and teacher is not None:
-            distiller.build(widths(self.student), widths(teacher.network))
-            parameters += distiller.to(self.device).parameters()
+    def __init__(self, module: SegmentationModule, device: torch.device) -> None:
+        self.module, self.device = module.to(device).train(), device
+        for teacher in module.teachers:
+            teacher.to(device)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.AdamW(parameters, 1e-4)
 
-    def __call__(self, batch: tuple[Tensor, Tensor]) -> None:
-        images, labels = batch
+    def __call__(self, batch: Batch) -> None:
         with torch.autocast(self.device.type, torch.bfloat16):
-            taps = run_tapped(self.student, images.float().div(128).sub(1).to(memory_format=torch.channels_last))
-            loss = F.cross_entropy(taps.logits.float(), labels, ignore_index=IGNORE)
-            if self.distiller is not None and self.teacher is not None:
-                loss = loss + torch.stack(list(self.distiller(taps, self.teacher(images), labels).values())).sum()
+            loss = torch.stack(list(self.module.losses(*batch).values())).sum()
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
         _synchronise(self.device)
+
+
+def student(settings: Settings, method: str | None = None, teacher: Teacher | None = None) -> SegmentationModule:
+    """The student alone, or under a teacher by one of METHODS."""
+    module = SegmentationModule(encoder=settings.student)
+    if method is not None and teacher is not None:
+        module.learn_from(teacher, METHODS[method]())
+    return module
 
 
 def random_teacher(settings: Settings) -> Teacher:
@@ -90,32 +91,39 @@ def random_teacher(settings: Settings) -> Teacher:
     return Teacher(build_network(spec), spec, None, precision="bf16").to(settings.device)
 
 
-def random_batch(settings: Settings) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) uint8 and labels (B, H, W) int64."""
-    shape = (settings.batch, *settings.size)
-    images = torch.randint(256, (settings.batch, 3, *settings.size), dtype=torch.uint8, device=settings.device)
-    return images, torch.randint(CLASSES, shape, device=settings.device)
+def random_batch(count: int, size: tuple[int, int], device: torch.device) -> Batch:
+    """Images (count, 3, *size) uint8 and labels (count, *size) uint8 of random values."""
+    images = torch.randint(256, (count, 3, *size), dtype=torch.uint8, device=device)
+    return images, torch.randint(CLASSES, (count, *size), dtype=torch.uint8, device=device)
+
+
+def step_times(peers: dict[str, SegmentationModule], batch: Batch, steps: int) -> dict[str, float]:
+    """Median ms of a training step of each peer, and of "forward SOURCE" of each teacher among them, in turns."""
+    device = batch[0].device
+    teachers = {teacher.source: teacher for module in peers.values() for teacher in module.teachers}
+    work: dict[str, Callable[[Batch], None]] = {name: Step(module, device) for name, module in peers.items()}
+
+    def look(teacher: Teacher, batch: Batch) -> None:
+        teacher(batch[0])
+        _synchronise(device)
+
+    work |= {f"forward {source}": partial(look, teacher) for source, teacher in teachers.items()}
+    for peer in work.values():  # the first step of each allocates
+        peer(batch)
+    return medians(take_turns(work, [batch], steps))
 
 
 def measure_steps(settings: Settings) -> Measurement:
     """Every method's step against (teacher forward + plain student step), in turns."""
     teacher = random_teacher(settings)
-
-    def look(batch: tuple[Tensor, Tensor]) -> None:
-        teacher(batch[0])
-        _synchronise(settings.device)
-
-    peers: dict[str, Any] = {"teacher forward": look, "student step": Step(settings)}
-    peers |= {name: Step(settings, make(), teacher) for name, make in METHODS.items()}
-    batch = random_batch(settings)
-    for peer in peers.values():  # the first step of each allocates
-        peer(batch)
-    times = medians(take_turns(peers, [batch], settings.steps))
+    peers = {"student step": student(settings)} | {name: student(settings, name, teacher) for name in METHODS}
+    times = step_times(peers, random_batch(settings.batch, settings.size, settings.device), settings.steps)
+    times["teacher forward"] = times.pop(f"forward {teacher.source}")
     parts = times["teacher forward"] + times["student step"]
+    ratios = {name: times[name] / parts for name in METHODS}
     shown = table("", "ms", "of teacher forward + student step")
     for name, value in times.items():
-        shown.add_row(name, f"{value:.0f}", f"{value / parts:.2f}" if name in METHODS else "")
-    ratios = {name: times[name] / parts for name in METHODS}
+        shown.add_row(name, f"{value:.0f}", f"{ratios[name]:.2f}" if name in ratios else "")
     target = Target(f"{JUDGED} step over teacher forward + student step", ratios[JUDGED], "≤", 1.15, "×")
     return Measurement({"ms": times, "ratio": ratios}, shown, [target])
 
@@ -140,18 +148,42 @@ def _peak(settings: Settings, name: str) -> float:
     """MB that this process has held at most, on the GPU if there is one, after three steps of a peer."""
     if name != "imports":
         teacher = None if name == "student step" else random_teacher(settings)
-        batch = random_batch(settings)
+        batch = random_batch(settings.batch, settings.size, settings.device)
         if name == "teacher forward":
             assert teacher is not None
             for _ in range(3):
                 teacher(batch[0])
         else:
-            step = Step(settings, METHODS[name]() if name in METHODS else None, teacher)
+            step = Step(student(settings, name if name in METHODS else None, teacher), settings.device)
             for _ in range(3):
                 step(batch)
     if settings.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     return resident(os.getpid())["peak"]
+
+
+def measure_affinity(settings: Settings) -> Measurement:
+    """What the affinity loss of Knowledge Adaptation adds to a step's memory for one large image, a process each."""
+    whole = math.prod(AFFINITY_MAP[1:])
+    choices = {"pooled": KnowledgeAdaptation().positions, "unpooled": whole}
+    added: dict[str, float] = {}
+    shown = table(f"affinity loss of {whole} positions", "at most", "MB added")
+    for name, positions in choices.items():
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            added[name] = pool.submit(_affinity_peak, settings, positions).result()
+        shown.add_row(name, str(positions), f"{added[name]:.1f}")
+    notes = ["forward and backward for one image of 1024x512, the student's output stride 16, 128 channels, float32"]
+    return Measurement({"MB": added, "positions": choices}, shown, notes=notes)
+
+
+def _affinity_peak(settings: Settings, positions: int) -> float:
+    """MB that the affinity loss and its gradient hold at most, beside the two maps."""
+    student = torch.rand(1, *AFFINITY_MAP, device=settings.device, requires_grad=True)
+    code = torch.rand(1, *AFFINITY_MAP, device=settings.device)
+    affinity_loss(student, code, 16).backward()  # what the first call allocates for good
+    before = _peak(settings, "imports")
+    affinity_loss(student, code, positions).backward()
+    return _peak(settings, "imports") - before
 
 
 def measure_loading(settings: Settings) -> Measurement:
@@ -160,14 +192,14 @@ def measure_loading(settings: Settings) -> Measurement:
         raise Skipped("CamVid is not at hand (see README, Data): reading and decoding real files is what counts")
     data = CamVid(crop=LOADING_CROP, batch_size=settings.batch, workers=2)
     data.setup("fit")
-    step = Step(settings)
+    step = Step(student(settings), settings.device)
     batches = iter(data.train_dataloader())
     waited = worked = 0.0
     for index in range(settings.steps * 2 + 2):
         start = time.perf_counter()
         images, labels = next(batches)
         got = time.perf_counter()
-        step((images.to(settings.device), labels.to(settings.device).long()))
+        step((images.to(settings.device), labels.to(settings.device)))
         if index >= 2:  # the workers have started
             waited, worked = waited + got - start, worked + time.perf_counter() - got
     share = waited / (waited + worked)
@@ -186,6 +218,7 @@ def _synchronise(device: torch.device) -> None:
 MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
     "step": measure_steps,
     "memory": measure_memory,
+    "affinity": measure_affinity,
     "loading": measure_loading,
 }
 

@@ -3,6 +3,7 @@
 from training.distillers.base import Distiller, DistillerError
 from training.distillers.c2vkd import C2VKD
 from training.distillers.cwd import CWD
+from training.distillers.knowledge_adaptation import KnowledgeAdaptation
 from training.distillers.knowledge_review import KnowledgeReview
 from training.distillers.response import ResponseKD
 from training.distillers.skr_pea import SKRPEA
@@ -14,6 +15,7 @@ __all__ = [
     "SKRPEA",
     "Distiller",
     "DistillerError",
+    "KnowledgeAdaptation",
     "KnowledgeReview",
     "ResponseKD",
     "TransKD",
