@@ -131,19 +131,20 @@ def scene_tree(shared_scene_tree: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function: encoder → checkpoint of a SegFormer with random weights and CamVid's classes, as a run leaves it."""
+def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function: encoder → checkpoint of a network (a SegFormer by default) with random weights and CamVid's classes,
+    as a run leaves it."""
     folder = tmp_path_factory.mktemp("teachers")
 
-    def checkpoint(encoder: str) -> Path:
+    def checkpoint(encoder: str, architecture: str = "segformer") -> Path:
         import torch
 
         from training.networks import NetworkSpec, build_network
 
-        path = folder / f"{encoder}.ckpt"
+        path = folder / f"{architecture}_{encoder}.ckpt"
         if not path.exists():
-            weights = build_network(NetworkSpec("segformer", encoder, 11)).state_dict()
-            settings = {"architecture": "segformer", "encoder": encoder, "labels": "camvid"}
+            weights = build_network(NetworkSpec(architecture, encoder, 11)).state_dict()
+            settings = {"architecture": architecture, "encoder": encoder, "labels": "camvid"}
             state = {f"network.{name}": value for name, value in weights.items()}
             torch.save({"hyper_parameters": settings, "state_dict": state}, path)
         return path

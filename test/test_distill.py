@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:LightningCLI.s args parameter"),
 ]
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "config" / "recipes").glob("*.yaml"))
+RECIPES = sorted(p for p in (ROOT / "config" / "recipes").glob("*.yaml") if not p.stem.startswith("suite_"))
 STUDENT = ROOT / "config" / "recipes" / "camvid_student.yaml"
 
 
@@ -119,8 +119,15 @@ def test_every_recipe_trains_for_a_step_on_rendered_scenes(recipe, shared_scene_
     text = recipe.read_text()
     arguments = ["--trainer.fast_dev_run", "1", "--model.labels", "camvid"]
     if "teacher:\n    source: runs/" in text or "teacher:\n    source: smp-hub/" in text:
-        encoder = "tu-pvt_v2_b1" if "tu-pvt" in text else "mit_b1"
-        arguments += ["--model.teacher.source", str(random_teacher(encoder))]
+        if "SpiritDistillation" in text:  # the student is its teacher
+            teacher = random_teacher("tu-tf_efficientnet_lite0", "fpn")
+        else:
+            teacher = random_teacher("tu-pvt_v2_b1" if "tu-pvt" in text else "mit_b1")
+        arguments += ["--model.teacher.source", str(teacher)]
+    if "limit:" in text:
+        arguments += ["--data.init_args.limit", "4"]
+    if "proximity:" in text:
+        arguments += ["--data.init_args.proximity", str(shared_scene_tree / "val" / "images")]
     if "encoder_weights: imagenet" in text:  # would be downloaded
         arguments += ["--model.encoder_weights", "null"]
     run(recipe, shared_scene_tree, *arguments)
@@ -132,6 +139,12 @@ def test_every_recipe_is_understood(recipe, capsys):
         distill.main(["--config", str(recipe), "--print_config"])
     assert end.value.code == 0
     assert f"default_root_dir: runs/{recipe.stem}" in capsys.readouterr().out
+
+
+def test_few_shots_are_one_short_option_away(capsys):
+    with pytest.raises(SystemExit):
+        distill.main(["--config", str(STUDENT), "--data.limit", "64", "--print_config"])
+    assert "limit: 64" in capsys.readouterr().out
 
 
 def test_the_gpu_profile_fits_on_top_of_a_recipe(capsys):
@@ -170,6 +183,19 @@ def test_a_run_leaves_checkpoints_logs_pictures_and_its_metrics(shared_scene_tre
     trained = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")  # and the student is a plain student
     assert count_parameters(trained.network) == metrics["parameters"] == count_parameters(build_network(trained.spec))
     assert metrics["macs"] == count_macs(build_network(trained.spec), (64, 64))
+
+
+def test_a_run_that_was_killed_after_its_last_epoch_still_writes_its_metrics_when_resumed(shared_scene_tree, tmp_path):
+    options = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--data.init_args.scenes", "0"]
+    options += ["--trainer.default_root_dir", str(tmp_path)]
+    run(STUDENT, shared_scene_tree, *options)
+    written = tmp_path / "metrics.json"
+    before = json.loads(written.read_text())
+    written.unlink()
+    run(STUDENT, shared_scene_tree, *options, "--ckpt_path", str(tmp_path / "checkpoints" / "last.ckpt"))
+    after = json.loads(written.read_text())
+    scores = ("val_miou", "last_val_miou", "val_iou", "epochs", "steps")
+    assert [after[name] for name in scores] == [before[name] for name in scores]
 
 
 def test_an_average_of_the_weights_is_one_option_away(shared_scene_tree, tmp_path):

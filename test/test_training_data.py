@@ -14,6 +14,7 @@ from torchvision.transforms import v2  # noqa: E402
 from training.data import loading  # noqa: E402
 from training.data.camvid import CamVid, find_camvid  # noqa: E402
 from training.data.loading import SeededSampler, share  # noqa: E402
+from training.data.rendered import Rendered  # noqa: E402
 from training.data.samples import LabelledImages, own_ids  # noqa: E402
 from training.data.transforms import Augmented, augmentation  # noqa: E402
 from transkd_ros.image_folder import ImageFolderError, list_frames  # noqa: E402
@@ -46,6 +47,16 @@ def test_rendered_scenes_are_mixed_into_training_and_not_into_validation(data, s
     frames = len(list((shared_scene_tree / "train" / "images").iterdir()))
     assert len(data.train_set) == frames + 3
     assert len(data.val_set) == len(list((shared_scene_tree / "val" / "images").iterdir()))
+
+
+def test_rendered_scenes_are_a_data_set_of_their_own_that_validates_on_other_drives():
+    data = Rendered(scenes=3, val_scenes=2, crop=(64, 96), val_size=(64, 96), batch_size=2, workers=0)
+    data.setup("fit")
+    assert (len(data.train_set), len(data.val_set)) == (3, 2)
+    images, labels = next(iter(data.train_dataloader()))
+    assert (images.shape, labels.shape) == ((2, 3, 64, 96), (2, 64, 96))
+    assert set(labels.unique().tolist()) <= {*range(data.classes), 255}
+    assert not any(np.array_equal(image, shown) for image, _ in data.val_set for shown, _ in data.train_set)
 
 
 def test_an_epoch_is_the_same_however_often_and_different_from_the_next(data):

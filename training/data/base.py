@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from training.data.loading import Loader, SeededSampler, process, share, single_threaded
-from training.data.samples import LabelledImages
+from training.data.loading import Loader, ProximitySampler, SeededSampler, process, share, single_threaded
+from training.data.samples import Samples, UnlabelledImages
 from training.data.transforms import Augmented, Resized, augmentation
-from transkd_ros.image_folder import ImageFolderError
+from transkd_ros.image_folder import ImageFolderError, list_images
 from transkd_ros.labels import LabelTable
 
 Split = Literal["train", "val"]
@@ -29,10 +30,15 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     `batch_size` is that of one process. `limit` trains on so many of the labelled images only, drawn by `seed`; a
     smaller limit draws a part of a larger one's. `workers` processes read ahead, for training and validation each.
+
+    `proximity` is a folder of images without labels, of a domain near this one. In the phases of a method that read no
+    labels, a share `proximity_ratio` of an epoch's samples comes from there, in place of as many training images.
     """
 
     labels: str
     """The name of the class table in config/labels, or the path of one."""
+    unlabelled_epochs = 0
+    """How many epochs pass before labels are read. The training loop says so before it asks for loaders."""
 
     def __init__(
         self,
@@ -47,6 +53,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         limit: int | None = None,
         seed: int = 1,
         workers: int = 1,
+        proximity: str | None = None,
+        proximity_ratio: float = 0.5,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -56,7 +64,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         return len(LabelTable.load(self.labels).names)
 
     @abstractmethod
-    def split(self, name: Split) -> LabelledImages:
+    def split(self, name: Split) -> Samples:
         """The samples of a split; ImageFolderError says what is missing where."""
 
     def setup(self, stage: str) -> None:
@@ -65,14 +73,28 @@ class SegmentationData(L.LightningDataModule, ABC):
         for samples in (train, self.val_set):
             samples.check()
         self.train_set: Dataset = self._limited(train)
+        self.proximity_set = self._proximity()
 
-    def _limited(self, samples: LabelledImages) -> Dataset:
+    def _limited(self, samples: Samples) -> Dataset:
         limit, count = self.hparams["limit"], len(samples)
         if limit is None:
             return samples
         if not 1 <= limit <= count:
             raise ImageFolderError(f"data.init_args.limit is {limit}; the training split holds {count} images")
         return Subset(samples, np.random.default_rng(self.hparams["seed"]).permutation(count)[:limit].tolist())
+
+    def _proximity(self) -> UnlabelledImages | None:
+        hp: Any = self.hparams
+        if not 0 < hp.proximity_ratio <= 1:
+            raise ImageFolderError(f"data.init_args.proximity_ratio is {hp.proximity_ratio}, not in (0, 1]")
+        if hp.proximity is None:
+            return None
+        try:
+            images = UnlabelledImages(list_images(Path(hp.proximity)))
+            images.check()
+        except ImageFolderError as error:
+            raise ImageFolderError(f"data.init_args.proximity: {error}") from error
+        return images
 
     def train_dataloader(self) -> Loader:
         hp: Any = self.hparams
@@ -84,8 +106,22 @@ class SegmentationData(L.LightningDataModule, ABC):
                 f"for each of {processes} processes"
             )
         transform = augmentation(tuple(hp.crop), tuple(hp.zoom), hp.scale and tuple(hp.scale), hp.shift, hp.photometric)
-        samples = Augmented(self.train_set, transform)
-        return self._loader(samples, SeededSampler(count, hp.seed), batch_size=hp.batch_size, drop_last=True)
+        samples, order = self._mixed(count)
+        return self._loader(Augmented(samples, transform), order, batch_size=hp.batch_size, drop_last=True)
+
+    def _mixed(self, count: int) -> tuple[Dataset, SeededSampler]:
+        """The `count` training samples and, behind them, those of the proximity domain; and the order of an epoch."""
+        hp: Any = self.hparams
+        if self.proximity_set is None:
+            return self.train_set, SeededSampler(count, hp.seed)
+        if not self.unlabelled_epochs:
+            raise ImageFolderError(
+                "data.init_args.proximity: its images have no labels, and this run has no phase without labels; leave "
+                "it out, or choose a method with such a phase, SpiritDistillation"
+            )
+        near = len(self.proximity_set)
+        order = ProximitySampler(count, hp.seed, near, hp.proximity_ratio, self.unlabelled_epochs)
+        return ConcatDataset([self.train_set, self.proximity_set]), order
 
     def val_dataloader(self) -> Loader:
         samples = Resized(self.val_set, tuple(self.hparams["val_size"]))

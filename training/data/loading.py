@@ -46,9 +46,32 @@ class SeededSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         seeds = rng.integers(2**31, size=self.length)
-        order = rng.permutation(self.length)
+        order = self._order(rng)
         turns = share(self.length)[: len(self)]
         return zip(order[turns].tolist(), seeds[turns].tolist(), strict=True)
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        """The indices of an epoch's samples, `length` of them."""
+        return rng.permutation(self.length)
+
+
+class ProximitySampler(SeededSampler):
+    """A SeededSampler that gives a share of its places, in the first `epochs` epochs, to `near` further samples.
+
+    These have the indices from `length` on; `ratio` · `length` of them, rounded, are drawn, each as often as any other
+    or once more. An epoch keeps its number of samples: as many of the `length` stand back, others every epoch.
+    """
+
+    def __init__(self, length: int, seed: int, near: int, ratio: float, epochs: int) -> None:
+        super().__init__(length, seed)
+        self.near, self.drawn, self.epochs = near, round(ratio * length), epochs
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        order = super()._order(rng)
+        if self.epoch >= self.epochs:
+            return order
+        near = self.length + np.resize(rng.permutation(self.near), self.drawn)
+        return rng.permutation(np.concatenate([order[self.drawn :], near]))
 
 
 class Loader(DataLoader):

@@ -1,18 +1,24 @@
-"""Rendered scenes as a training set: each index is one frame of a drive of its own."""
+"""Rendered scenes as samples, each one frame of a drive of its own; and as a data set, which needs no file."""
 
 from __future__ import annotations
 
-import numpy as np
-from torch.utils.data import Dataset
+from typing import Any
 
+import numpy as np
+
+from training.data.base import SegmentationData, Split
+from training.data.samples import Samples
 from transkd_ros.scenes import Drive
 
+FIRST_VAL_DRIVE = 1_000_000
+"""Far above any number of drives to train on, so that none is validated."""
 
-class RenderedScenes(Dataset):
-    """`count` pairs of image (H, W, 3) uint8 RGB and labels (H, W) uint8 in CamVid's 11 classes, rendered when read."""
 
-    def __init__(self, count: int, size: tuple[int, int] = (360, 480)) -> None:
-        self.count, self.size = count, size
+class RenderedScenes(Samples):
+    """`count` scenes in CamVid's 11 classes, of the drives from `first` on, rendered when read."""
+
+    def __init__(self, count: int, size: tuple[int, int] = (360, 480), first: int = 0) -> None:
+        self.count, self.size, self.first = count, size, first
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -20,5 +26,22 @@ class RenderedScenes(Dataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if index not in self._cache:
-            self._cache[index] = Drive(index, self.size).frame(index % 50)
+            self._cache[index] = Drive(self.first + index, self.size).frame(index % 50)
         return self._cache[index]
+
+
+class Rendered(SegmentationData):
+    """`scenes` rendered ones to train on and `val_scenes` others for validation, in CamVid's 11 classes.
+
+    A domain of its own, for a teacher from elsewhere. Options: those of SegmentationData.
+    """
+
+    labels = "camvid"
+
+    def __init__(self, scenes: int = 200, val_scenes: int = 24, **options: Any) -> None:
+        super().__init__(None, **options)
+
+    def split(self, name: Split) -> RenderedScenes:
+        if name == "train":
+            return RenderedScenes(self.hparams["scenes"])
+        return RenderedScenes(self.hparams["val_scenes"], first=FIRST_VAL_DRIVE)

@@ -1,10 +1,11 @@
-"""Labelled images on disk as samples: found, paired, read and checked. No data set's layout is known here.
+"""Images on disk as samples, labelled or not: found, paired, read and checked. No data set's layout is known here.
 
 What cannot be used raises ImageFolderError, whose text names the folder or file.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -53,8 +54,18 @@ def image_size(path: Path) -> tuple[int, int]:
         raise ImageFolderError(f"{path}: not an image (broken or unknown format)") from error
 
 
-class LabelledImages(Dataset):
-    """Pairs of image (H, W, 3) uint8 RGB and labels (H, W) uint8 class ids, IGNORE where there is no class.
+class Samples(Dataset, ABC):
+    """Pairs of image (H, W, 3) uint8 RGB and labels (H, W) uint8 class ids, IGNORE where there is no class."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def check(self) -> None:
+        """Raise ImageFolderError, before training starts, for what cannot be used."""
+
+
+class LabelledImages(Samples):
+    """Images with a label file each.
 
     `class_of` says which class each value stored in a label file is; any other value is an error, as is a label of
     another size than its image. `keep` holds what was read in memory: for data sets that fit there.
@@ -80,7 +91,7 @@ class LabelledImages(Dataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if index in self._kept:
             return self._kept[index]
-        image = cv2.cvtColor(read_image(self.pairs[index].image), cv2.COLOR_BGR2RGB)
+        image = _read_rgb(self.pairs[index].image)
         sample = image, self._read_labels(index, image.shape[:2])
         if self.keep:
             self._kept[index] = sample
@@ -88,7 +99,7 @@ class LabelledImages(Dataset):
 
     def check(self, most: int = CHECKED) -> None:
         """Read up to `most` labels, evenly spread, so that unusable ones are refused before training starts."""
-        for index in np.linspace(0, len(self) - 1, min(most, len(self)), dtype=int).tolist():
+        for index in _spread(len(self), most):
             self._read_labels(index, image_size(self.pairs[index].image))
 
     def _read_labels(self, index: int, size: tuple[int, ...]) -> np.ndarray:
@@ -100,3 +111,31 @@ class LabelledImages(Dataset):
             known = np.flatnonzero(self.known).tolist()
             raise ImageFolderError(f"{path}: unknown class ids {unknown}; known are {known}")
         return cv2.LUT(stored, self.class_of)
+
+
+class UnlabelledImages(Samples):
+    """Image files without labels: IGNORE everywhere."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image = _read_rgb(self.paths[index])
+        return image, np.full(image.shape[:2], IGNORE, np.uint8)
+
+    def check(self, most: int = CHECKED) -> None:
+        """Read the headers of up to `most` images, evenly spread."""
+        for index in _spread(len(self), most):
+            image_size(self.paths[index])
+
+
+def _read_rgb(path: Path) -> np.ndarray:
+    return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to `most` of `count` indices, from the first to the last."""
+    return np.linspace(0, count - 1, min(most, count), dtype=int).tolist()

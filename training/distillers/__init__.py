@@ -7,6 +7,7 @@ from training.distillers.knowledge_adaptation import KnowledgeAdaptation
 from training.distillers.knowledge_review import KnowledgeReview
 from training.distillers.response import ResponseKD
 from training.distillers.skr_pea import SKRPEA
+from training.distillers.spirit import SpiritDistillation
 from training.distillers.transkd import TransKD
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "KnowledgeAdaptation",
     "KnowledgeReview",
     "ResponseKD",
+    "SpiritDistillation",
     "TransKD",
 ]
