@@ -2,7 +2,8 @@
 
     python training/results.py --teacher runs/T --student runs/S --runs runs/A runs/B --output docs/results/camvid
 
-Reads each run's metrics.json and writes OUTPUT.json and OUTPUT.md.
+Reads each run's metrics.json and writes OUTPUT.json and OUTPUT.md. The table of a suite of methods, whose parts come
+from here, stands in `training.suite.page`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,19 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def compare(teacher: dict[str, Any], student: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The runs with `role` and the share of the gap between student and teacher that each recovered.
+def recovered(run: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any]) -> float | None:
+    """The share of the gap between student and teacher that a run closed: (run - student) / (teacher - student).
 
-    That share is (run - student) / (teacher - student), None where the teacher is no better than the student. Raises
-    CommandError for runs that are not of one budget.
+    None where the teacher is no better than the student.
+    """
+    gap = teacher["val_miou"] - student["val_miou"]
+    return (run["val_miou"] - student["val_miou"]) / gap if gap > 0 else None
+
+
+def compare(teacher: dict[str, Any], student: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The runs with `role` and the share of the gap that each recovered.
+
+    Raises CommandError for runs that are not of one budget.
     """
     for run in runs:
         for key in BUDGET:
@@ -52,42 +62,57 @@ def compare(teacher: dict[str, Any], student: dict[str, Any], runs: list[dict[st
                 )
     gap = teacher["val_miou"] - student["val_miou"]
     rows = [{"role": "teacher", **teacher}, {"role": "student alone", **student}]
-    for run in runs:
-        recovered = (run["val_miou"] - student["val_miou"]) / gap if gap > 0 else None
-        rows.append({"role": "distilled", **run, "gap_recovered": recovered})
+    rows += [{"role": "distilled", **run, "gap_recovered": recovered(run, student, teacher)} for run in runs]
     return {"gap": gap, "runs": rows}
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[Any]], texts: int = 1) -> list[str]:
+    """The lines of a Markdown table; the first `texts` columns are left-aligned, and None is an empty cell (–)."""
+    rule = "|" + "---|" * texts + "---:|" * (len(headings) - texts)
+    first, *others = (
+        f"| {' | '.join('–' if cell is None else str(cell) for cell in row)} |" for row in (headings, *rows)
+    )
+    return [first, rule, *others]
+
+
+def by_class(columns: dict[str, dict[str, float]]) -> list[str]:
+    """The lines of a table of IoU per class, a column each."""
+    classes = dict.fromkeys(name for iou in columns.values() for name in iou)
+    rows = [[name, *(percent(iou.get(name), 1) for iou in columns.values())] for name in classes]
+    return markdown(["class", *columns], rows)
+
+
+def percent(value: float | None, digits: int = 2) -> str | None:
+    return None if value is None else f"{value:.{digits}%}"
+
+
+def machines(runs: Iterable[dict[str, Any]]) -> str:
+    """What the runs were made on."""
+    found = (run["machine"] for run in runs)
+    return "; ".join(sorted({f"{m['cpu']}, {m['cpus']} CPUs" + (f", {m['gpu']}" if "gpu" in m else "") for m in found}))
 
 
 def page(compared: dict[str, Any], title: str, command: str) -> str:
     """The comparison as Markdown: budget and result per run, then IoU per class."""
     runs = compared["runs"]
-    lines = [f"# {title}", "", f"Written by `{command}` from the runs' `metrics.json`; do not edit.", ""]
-    lines += [
-        "| run | network | method | teacher | val mIoU | last epoch | gap recovered | epochs | steps | seed | min |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for run in runs:
-        recovered = run.get("gap_recovered")
-        cells = [
-            *(run[key] for key in ("name", "network", "method")),
-            run["teacher"] or "–",
-            f"{run['val_miou']:.2%}",
-            f"{run['last_val_miou']:.2%}",
-            "–" if recovered is None else f"{recovered:.1%}",
+    headings = ("run", "network", "method", "teacher", "val mIoU", "last epoch", "gap recovered")
+    rows = [
+        [
+            *(run[key] for key in ("name", "network", "method", "teacher")),
+            *(percent(run[key]) for key in ("val_miou", "last_val_miou")),
+            percent(run.get("gap_recovered"), 1),
             *(run[key] for key in ("epochs", "steps", "seed")),
             f"{run['wall_seconds'] / 60:.0f}",
         ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "## IoU per class", "", f"| class | {' | '.join(run['name'] for run in runs)} |"]
-    lines.append("|---|" + "---:|" * len(runs))
-    for name in runs[0]["val_iou"]:
-        values = (run["val_iou"].get(name) for run in runs)
-        lines.append(f"| {name} | {' | '.join('–' if value is None else f'{value:.1%}' for value in values)} |")
-    machines = sorted({f"{run['machine']['cpu']}, {run['machine']['cpus']} CPUs" for run in runs})
+        for run in runs
+    ]
+    lines = [f"# {title}", "", f"Written by `{command}` from the runs' `metrics.json`; do not edit.", ""]
+    lines += markdown((*headings, "epochs", "steps", "seed", "min"), rows, texts=4)
+    lines += ["", "## IoU per class", "", *by_class({run["name"]: run["val_iou"] for run in runs})]
     height, width = runs[1]["macs_at"]
     lines += [
         "",
-        f"Crops of {width}x{height}, {runs[1]['precision']}; on {'; '.join(machines)}. Every student costs "
+        f"Crops of {width}x{height}, {runs[1]['precision']}; on {machines(runs)}. Every student costs "
         f"{runs[1]['parameters'] / 1e6:.2f} M parameters and {runs[1]['macs'] / 1e9:.2f} GMACs at that size, the "
         f"teacher {runs[0]['parameters'] / 1e6:.2f} M and {runs[0]['macs'] / 1e9:.2f}. Gap recovered: "
         "(run - student alone) / (teacher - student alone), of the best epochs.",

@@ -1,0 +1,189 @@
+"""What a suite's runs say together: the JSON and the Markdown page of its table.
+
+A cell is empty where nothing was measured: a run that is not there, or one that is older than a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import fmean, stdev
+from typing import Any
+
+from training.results import by_class, machines, markdown, percent, recovered
+from training.suite.plan import Suite
+
+Record = dict[str, Any]
+
+
+def summarise(
+    suite: Suite,
+    runs: dict[tuple[str, int], Record],
+    teachers: dict[str, Record],
+    steps: Record | None,
+    failures: dict[str, str],
+) -> Record:
+    """The suite as JSON: `runs` that there are, each under its `method`, and a summary of each of the `methods`.
+
+    Args:
+        suite: what is compared.
+        runs: the metrics.json of each run that has ended, by method and seed.
+        teachers: the metrics.json of each trained teacher, and `same_data` (see Suite).
+        steps: what `training.compare` measured of the steps, with `ratio` by method.
+        failures: the error of each run that failed, by its title.
+    """
+    ratios = steps["ratio"] if steps else {}
+    found: list[Record] = []
+    for row in suite.rows:
+        for seed in suite.seeds:
+            if (run := runs.get((row.method, seed))) is None:
+                continue
+            names = {"method": row.method, "teacher": row.teacher, "distiller": run["method"], "seed": seed}
+            student, teacher = runs.get((suite.student.method, seed)), teachers.get(row.teacher or "")
+            share = recovered(run, student, teacher) if student and teacher and teacher["same_data"] else None
+            found.append({**run, **names, "step_cost_ratio": ratios.get(row.method), "gap_recovered": share})
+    summary = [
+        _summary(row.method, row.teacher, teachers, ratios, [run for run in found if run["method"] == row.method])
+        for row in suite.rows
+    ]
+    return {"runs": found, "methods": summary, "teachers": teachers, "step_cost": steps, "failures": failures}
+
+
+def _summary(
+    method: str, teacher: str | None, teachers: dict[str, Record], ratios: Record, runs: list[Record]
+) -> Record:
+    """A method over its seeds: each value as {"mean", "std"}, std None for a single run, or None without any."""
+    taught = teachers.get(teacher or "")
+    added = [run["training_only"] for run in runs if run.get("training_only")]
+    classes = dict.fromkeys(name for run in runs for name in run["val_iou"])
+    names = ("val_miou", "gap_recovered", "wall_seconds", "prepare_seconds")
+    scores = ("val_pixel_accuracy", "val_high_precision_accuracy", "val_miou_variance")
+    return {
+        "method": method,
+        "teacher": teacher,
+        "seeds": [run["seed"] for run in runs],
+        "teacher_val_miou": taught["val_miou"] if taught and taught["same_data"] else None,
+        **{name: spread(run.get(name) for run in runs) for name in (*names, *scores)},
+        "val_iou": {name: fmean(run["val_iou"][name] for run in runs if name in run["val_iou"]) for name in classes},
+        "step_cost_ratio": ratios.get(method),
+        "training_only": added[0] if added else None,
+        "parameters": runs[0]["parameters"] if runs else None,
+        "macs": runs[0]["macs"] if runs else None,
+        "macs_of_teacher": _share_of_macs(runs[0], taught) if runs and taught else None,
+    }
+
+
+def _share_of_macs(run: Record, teacher: Record) -> float | None:
+    return run["macs"] / teacher["macs"] if run["macs_at"] == teacher["macs_at"] else None
+
+
+def spread(values: Iterable[float | None]) -> dict[str, float | None] | None:
+    """Mean and sample standard deviation over seeds of the values that there are."""
+    known = [value for value in values if value is not None]
+    return {"mean": fmean(known), "std": stdev(known) if len(known) > 1 else None} if known else None
+
+
+def page(suite: Suite, result: Record, command: str, picture: str) -> str:
+    """The suite as Markdown: result and cost of every method, further scores, IoU per class, and the suite's notes."""
+    methods, runs, teachers = result["methods"], result["runs"], result["teachers"]
+    lines = [f"# {suite.title}", "", f"Written by `{command}` from the runs' `metrics.json`; do not edit.", ""]
+    lines += [*_budget(suite, runs), "", *_main_table(methods), ""]
+    lines += [f"- {title} failed: {error}" for title, error in result["failures"].items()]
+    if absent := [row["method"] for row in methods if not row["seeds"]]:
+        lines += [f"- Not run, cells left empty: {', '.join(absent)}."]
+    lines += [
+        f"- {name} is validated on data of its own, not on the methods': there is no gap to recover."
+        for name, teacher in teachers.items()
+        if not teacher["same_data"]
+    ]
+    lines += [*_explanation(result), "", f"![{suite.title}]({picture})", "", "## Further scores", "", *_scores(methods)]
+    columns = {f"{name} (teacher)": teacher["val_iou"] for name, teacher in teachers.items() if teacher["same_data"]}
+    columns |= {row["method"]: row["val_iou"] for row in methods if row["seeds"]}
+    if columns:
+        lines += ["", "## IoU per class", "", *by_class(columns)]
+    if suite.notes:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in suite.notes)]
+    if runs:
+        lines += ["", f"Trained on {machines(runs)}; teachers on {machines(teachers.values()) or '–'}."]
+    return "\n".join(lines) + "\n"
+
+
+def _budget(suite: Suite, runs: list[Record]) -> list[str]:
+    if not runs:
+        return []
+    run = runs[0]
+    height, width = run["macs_at"]
+    epochs, steps = (_range(run[key] for run in runs) for key in ("epochs", "steps"))
+    return [
+        f"Every student is {run['network']} ({run['parameters'] / 1e6:.2f} M parameters, {run['macs'] / 1e9:.2f} GMACs "
+        f"at {width}x{height}) and gets {epochs} epochs ({steps} steps) of {width}x{height} crops, {run['precision']}, "
+        f"with seed {', '.join(map(str, suite.seeds))}. Scores are those of the best epoch"
+        + (", mean ± sample standard deviation over the seeds." if len(suite.seeds) > 1 else ".")
+    ]
+
+
+def _main_table(methods: list[Record]) -> list[str]:
+    headings = ("method", "teacher", "teacher mIoU", "val mIoU", "gap recovered", "step cost")
+    added = ("added parameters", "added GMACs", "preparation (s)", "min")
+    rows = []
+    for row in methods:
+        extra = row["training_only"]
+        cells = [row["method"], row["teacher"], percent(row["teacher_val_miou"])]
+        cells += [
+            _percent(row["val_miou"]),
+            _percent(row["gap_recovered"], 1),
+            _number(row["step_cost_ratio"], "{:.2f}×"),
+        ]
+        cells += [extra and f"{extra['parameters'] / 1e6:.3f} M", extra and f"{extra['macs'] / 1e9:.2f}"]
+        minutes = row["wall_seconds"] and row["wall_seconds"]["mean"] / 60
+        rows.append([*cells, _number(_mean(row["prepare_seconds"]), "{:.0f}"), _number(minutes, "{:.0f}")])
+    return markdown((*headings, *added), rows, texts=2)
+
+
+def _explanation(result: Record) -> list[str]:
+    text = (
+        "- Gap recovered: (run - student alone) / (teacher - student alone). Added parameters and GMACs are the "
+        "method's own, for training only; the exported student has none of them. Preparation: seconds of a run before "
+        "its first step, in which a method may train a part of its own; `min` contains them."
+    )
+    if not (steps := result["step_cost"]):
+        return [text]
+    height, width = steps["crop"]
+    return [
+        text,
+        "- Step cost: a training step over (forward of its teacher + plain student step), medians of "
+        f"{steps['steps']} steps in turns in one process, {steps['batch']} crops of {width}x{height}, on "
+        f"{machines([steps])}. Of a run in several phases, the first one.",
+    ]
+
+
+def _scores(methods: list[Record]) -> list[str]:
+    headings = ("method", "pixel accuracy", "high-precision accuracy", "variance of the images' mIoU")
+    rows = []
+    for row in methods:
+        cells = [row["method"], *(_percent(row[key]) for key in ("val_pixel_accuracy", "val_high_precision_accuracy"))]
+        cells += [
+            _number(_mean(row["val_miou_variance"]), "{:.4f}"),
+            row["parameters"] and f"{row['parameters'] / 1e6:.2f} M",
+        ]
+        rows.append([*cells, row["macs"] and f"{row['macs'] / 1e9:.2f}", percent(row["macs_of_teacher"], 1)])
+    return markdown((*headings, "parameters", "GMACs", "of the teacher's GMACs"), rows)
+
+
+def _mean(value: dict[str, float] | None) -> float | None:
+    return None if value is None else value["mean"]
+
+
+def _number(value: float | None, form: str) -> str | None:
+    return None if value is None else form.format(value)
+
+
+def _percent(value: dict[str, float] | None, digits: int = 2) -> str | None:
+    """`51.76%`, or over several seeds `51.8 ± 0.4%`."""
+    if value is None or value["std"] is None:
+        return percent(_mean(value), digits)
+    return f"{100 * value['mean']:.{digits}f} ± {100 * value['std']:.{digits}f}%"
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"

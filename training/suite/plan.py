@@ -1,0 +1,161 @@
+"""A suite: the methods that one table compares, the runs which that takes, and whether all are of one budget.
+
+How its file is read stands in `training.suite.file`, how runs are made in `training.compare`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.distill import settings_of
+from training.results import read_run
+from transkd_ros import cli
+
+COMMON = (
+    *(f"model.{name}" for name in ("architecture", "encoder", "output_stride", "front_groups", "labels")),
+    *(f"data.init_args.{name}" for name in ("crop", "val_size", "batch_size", "limit", "scenes")),
+    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "precision")),
+    "trainer.check_val_every_n_epoch",
+)
+"""The options in which every method's recipe has to agree with the student's: one student, one budget."""
+METHOD = "model.distiller.class_path"
+FREE = ("config", "ckpt_path", "trainer.default_root_dir", "trainer.accelerator", "data.init_args.workers")
+"""The options that may differ between a run and the suite: they say where it is made, not what."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table: its name, the recipe, one of the suite's teachers, and `options` of this method alone."""
+
+    method: str
+    recipe: Path
+    teacher: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TeacherRun:
+    """A teacher: its recipe, whose budget it keeps, the folder of its run, and `options` of its own."""
+
+    recipe: Path
+    run: Path
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.run / "checkpoints" / "best.ckpt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A call of training/distill.py: its `arguments` without a checkpoint, and the `products` that say it has ended."""
+
+    title: str
+    folder: Path
+    arguments: tuple[str, ...]
+    products: tuple[Path, ...]
+
+    @property
+    def done(self) -> bool:
+        return all(path.exists() for path in self.products)
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint from which an interrupted run goes on."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    def check(self) -> dict[str, Any]:
+        """The run's options by their dotted names, its recipe's and its own.
+
+        Raises CommandError for options that training/distill.py would not understand, and where the folder holds a run
+        with other ones or without its results.
+        """
+        try:
+            wanted = settings_of(list(self.arguments))
+        except cli.CommandError as error:
+            raise cli.CommandError(f"{self.title}: {error}") from error
+        if self.done or self.last.exists():
+            there = settings_of(["--config", str(self.folder / "config.yaml")])
+            for name in {**wanted, **there}:
+                if name not in FREE and there.get(name) != wanted.get(name):
+                    raise cli.CommandError(
+                        f"{self.folder} holds a run of another budget: {name} is {there.get(name)} and in the suite "
+                        f"{wanted.get(name)}; remove the folder or change the suite"
+                    )
+        if self.done:
+            read_run(self.folder)
+        return wanted
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is compared, as it stands in a file of config/recipes.
+
+    `output` is the table's path without a suffix. Runs lie in `folder`/NAME-seedN, each of `student` and `methods` with
+    each of `seeds`; `overrides` are options of training/distill.py that all of them get: the budget. `notes` are put
+    below the table as they are.
+    """
+
+    title: str
+    output: Path
+    folder: Path
+    student: Method
+    teachers: dict[str, TeacherRun]
+    methods: list[Method]
+    seeds: list[int] = field(default_factory=lambda: [1])
+    overrides: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[Method]:
+        return [self.student, *self.methods]
+
+    def run(self, method: Method, seed: int) -> Run:
+        folder = self.folder / f"{slug(method.method)}-seed{seed}"
+        options = self.overrides | method.options | {"trainer.default_root_dir": folder, "seed_everything": seed}
+        if method.teacher is not None:
+            options["model.teacher.source"] = self.teachers[method.teacher].checkpoint
+        arguments = _arguments(method.recipe, options)
+        return Run(f"{method.method}, seed {seed}", folder, arguments, (folder / "metrics.json",))
+
+    def teacher_run(self, name: str) -> Run:
+        teacher = self.teachers[name]
+        arguments = _arguments(teacher.recipe, teacher.options | {"trainer.default_root_dir": teacher.run})
+        return Run(f"teacher {name}", teacher.run, arguments, (teacher.run / "metrics.json", teacher.checkpoint))
+
+    def same_data(self, teacher: str) -> bool:
+        """Whether a teacher's scores are of the data that the methods' are of, so that they can be set against them."""
+        runs = self.teacher_run(teacher), self.run(self.student, self.seeds[0])
+        return len({settings_of(list(run.arguments))["data.class_path"] for run in runs}) == 1
+
+    def check(self) -> dict[str, Any]:
+        """The student's options. Raises CommandError for whatever would make a run fail early or not comparable."""
+        for name in self.teachers:
+            self.teacher_run(name).check()
+        for seed in self.seeds:
+            budget = self.run(self.student, seed).check()
+            if METHOD in budget:
+                raise cli.CommandError(f"{self.student.method}: {self.student.recipe} names a distiller")
+            for method in self.methods:
+                options = self.run(method, seed).check()
+                if METHOD not in options:
+                    raise cli.CommandError(f"{method.method}: {method.recipe} names no distiller")
+                if differing := [name for name in COMMON if options.get(name) != budget.get(name)]:
+                    raise cli.CommandError(
+                        f"{method.method} and {self.student.method} are not of one budget: {differing[0]} is "
+                        f"{options.get(differing[0])} and {budget.get(differing[0])}"
+                    )
+        return budget
+
+
+def _arguments(recipe: Path, options: dict[str, Any]) -> tuple[str, ...]:
+    texts = ((name, value if isinstance(value, (str, Path)) else json.dumps(value)) for name, value in options.items())
+    return ("--config", str(recipe), *(f"--{name}={text}" for name, text in texts))
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

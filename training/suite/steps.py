@@ -1,0 +1,64 @@
+"""What a training step of each method of a suite costs, in one run: kept in the suite's folder, as steps.json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from training.benchmark import random_batch, step_times
+from training.distill import BAD_INPUT, command_of
+from training.module import SegmentationModule
+from training.suite.plan import Method, Suite
+from transkd_ros import cli
+from transkd_ros.files import write_atomic
+from transkd_ros.report import machine
+
+STEPS = 12  # timed
+
+
+def known_costs(suite: Suite) -> dict[str, Any] | None:
+    """What `step_costs` has measured before, if it has."""
+    kept = suite.folder / "steps.json"
+    return json.loads(kept.read_text()) if kept.exists() else None
+
+
+def step_costs(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
+    """`ratio` by method: its step over (forward of its teacher + the plain student's step); and the `ms` of each.
+
+    `options` are the student's, whose crop and batch size count. All methods take turns in this process, those with
+    several phases in their first. A method whose teacher is not trained is left out; one whose networks cannot be built
+    has None. What was measured before on this machine is taken as it is unless a method lacks its value.
+    """
+    crop, count = tuple(options["data.init_args.crop"]), options["data.init_args.batch_size"]
+    about = {"crop": list(crop), "batch": count, "steps": STEPS, "machine": machine()}
+    known = known_costs(suite)
+    wanted = [row for row in suite.rows if row.teacher is None or suite.teacher_run(row.teacher).done]
+    if known and known.items() >= about.items() and known["ratio"].keys() >= {row.method for row in wanted}:
+        return known
+    modules = _modules(suite, wanted)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"measures a step of {', '.join(modules)}", flush=True)
+    times = step_times(modules, random_batch(count, crop, device), STEPS)
+    ratios: dict[str, float | None] = dict.fromkeys(row.method for row in wanted)
+    if plain := times.get(suite.student.method):
+        for name, module in modules.items():
+            ratios[name] = times[name] / (
+                plain + sum(times[f"forward {teacher.source}"] for teacher in module.teachers)
+            )
+    measured = about | {"ms": times, "ratio": ratios}
+    suite.folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(suite.folder / "steps.json", json.dumps(measured, indent=2) + "\n")
+    return measured
+
+
+def _modules(suite: Suite, rows: list[Method]) -> dict[str, SegmentationModule]:
+    """The training module of each method that can be built."""
+    modules = {}
+    for row in rows:
+        try:
+            modules[row.method] = command_of(list(suite.run(row, suite.seeds[0]).arguments)).model
+        except (*BAD_INPUT, cli.CommandError, OSError) as error:
+            print(f"{row.method}: its step is not measured: {cli.one_line(error)}", flush=True)
+    return modules
