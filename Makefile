@@ -56,7 +56,7 @@ clean: ## remove the virtual environments and what tools left behind
 
 $(VEHICLE)/ready: EXTRAS := $(WHEELS)cpu
 $(VEHICLE)/ready: COST   := 650 MB, about a minute
-$(DEV)/ready:     EXTRAS := $(WHEELS)cpu,training,dev
+$(DEV)/ready:     EXTRAS := $(WHEELS)cpu,training,pretrained,dev
 $(DEV)/ready:     COST   := torch and CUDA libraries, 6.5 GB, several minutes
 
 .venv/%/ready: pyproject.toml setup.py package.xml
