@@ -150,3 +150,20 @@ def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         return path
 
     return checkpoint
+
+
+@pytest.fixture
+def user():
+    """A ROS node that talks to what is tested and listens to it, for tests that have rclpy."""
+    from ros_graph import client
+
+    with client() as other_end:
+        yield other_end
+
+
+@pytest.fixture
+def diagnostics(user):
+    """What `user` hears on /diagnostics."""
+    from ros_graph import Diagnostics
+
+    return Diagnostics(user)

@@ -16,7 +16,7 @@ pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a 
 from rclpy.exceptions import ParameterException
 from rclpy.parameter import Parameter
 from rclpy.time import Time as Stamp
-from ros_graph import DEADLINE, client, process, spinning, wait_until
+from ros_graph import DEADLINE, process, spinning, wait_until
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosgraph_msgs.msg import Clock
@@ -54,12 +54,6 @@ def write_bag(path, storage="mcap"):
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory):
     return write_bag(tmp_path_factory.mktemp("bags") / "bag")
-
-
-@pytest.fixture
-def user():
-    with client() as other_end:
-        yield other_end
 
 
 @contextmanager

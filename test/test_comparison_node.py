@@ -19,7 +19,7 @@ from builtin_interfaces.msg import Time
 from conftest import renamed
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from ros_graph import Diagnostics, client, spinning, wait_until
+from ros_graph import spinning, wait_until
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -48,17 +48,6 @@ def running(tmp_path, **parameters):
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     with spinning(lambda context: ComparisonNode(context=context, parameter_overrides=overrides)) as node:
         yield node
-
-
-@pytest.fixture
-def user():
-    with client() as other_end:
-        yield other_end
-
-
-@pytest.fixture
-def diagnostics(user):
-    return Diagnostics(user)
 
 
 def image(pixels, sec, encoding="mono8"):

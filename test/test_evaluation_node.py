@@ -41,12 +41,6 @@ def drive(tmp_path, colours):
     return tmp_path / "drive"
 
 
-@pytest.fixture
-def user():
-    with client() as other_end:
-        yield other_end
-
-
 @contextmanager
 def evaluating(drive, bundle, output, **parameters):
     """The node in this process; reliable, so that no test loses a frame."""

@@ -21,7 +21,7 @@ from builtin_interfaces.msg import Time
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
-from ros_graph import DEADLINE, Diagnostics, client, process, spinning, wait_until
+from ros_graph import DEADLINE, process, spinning, wait_until
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -44,17 +44,6 @@ def running(model, **parameters):
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     with spinning(lambda context: SegmentationNode(context=context, parameter_overrides=overrides)) as node:
         yield node
-
-
-@pytest.fixture
-def user():
-    with client() as other_end:
-        yield other_end
-
-
-@pytest.fixture
-def diagnostics(user):
-    return Diagnostics(user)
 
 
 @pytest.fixture
