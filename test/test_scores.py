@@ -1,5 +1,7 @@
 """High-precision accuracy and the variance of the per-image mIoU, by numbers worked out by hand."""
 
+import math
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training wing needs torch")
@@ -86,3 +88,9 @@ def test_confidence_is_the_class_probability_at_the_labels_size(module):
     # Two answered pixels for four labelled ones: the nearest one's class and confidence.
     scores = validate(module, (answer((0, SURE), (0, UNSURE)), [0, 0, 0, 0]))
     assert scores["val_high_precision_accuracy"] == pytest.approx(2 / 4)
+
+
+def test_a_split_without_a_label_has_no_scores_and_ends_well(module):
+    scores = validate(module, UNLABELLED)
+    assert math.isnan(scores["val_miou"])
+    assert math.isnan(scores["val_miou_variance"])

@@ -220,7 +220,7 @@ class SegmentationModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         iou, accuracy = iou_of(self.confusion.compute())
         scores = {"val_high_precision_accuracy": self.sure_and_right.compute()}
-        scores["val_miou_variance"] = self.image_miou.compute().var(correction=0)
+        scores["val_miou_variance"] = torch.as_tensor(self.image_miou.compute()).var(correction=0)
         for metric in (self.confusion, self.sure_and_right, self.image_miou):
             metric.reset()
         # `compute` has already added up the processes, so that sync_dist changes nothing but Lightning's opinion.
