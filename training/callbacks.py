@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,9 @@ class SampleOverlays(Callback):
 class RunRecord(Callback):
     """Writes `metrics.json` into the run's folder at its end, and shows the IoU of every class.
 
-    What it holds is that of the best epoch (the one in best.ckpt), with the cost of the student alone: it is what an
-    export carries, whatever method trained it. `training_only` is what the method added for training, from `costs`.
-    Time adds up over interruptions; `prepare_seconds` is the part of it before the first step, in which a method
-    prepares itself.
+    What it holds is that of the best epoch (the one in best.ckpt), with the cost of the student alone, from `costs`: it
+    is what an export carries, whatever method trained it. Time adds up over interruptions; `prepare_seconds` is the
+    part of it before the first step, in which a method prepares itself.
     """
 
     def __init__(self, costs: CostTable) -> None:
@@ -99,7 +97,7 @@ class RunRecord(Callback):
         console = Console()
         console.print(_iou_table(self.best))
         folder = Path(trainer.default_root_dir)
-        student, added = self.costs.costs["student"], self.costs.costs.get("training only")
+        student = self.costs.costs["student"]
         record = {
             "name": folder.name,
             "method": type(module.distiller).__name__ if module.distiller else "labels only",
@@ -114,7 +112,6 @@ class RunRecord(Callback):
             "prepare_seconds": round(self.prepare_seconds, 1),
             "parameters": student.parameters,
             "macs": student.macs,
-            "training_only": added and asdict(added),
             "macs_at": list(crop_of(trainer)),
             "precision": str(trainer.precision),
             "devices": trainer.world_size,

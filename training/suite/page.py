@@ -28,10 +28,10 @@ def summarise(
         suite: what is compared.
         runs: the metrics.json of each run that has ended, by method and seed.
         teachers: the metrics.json of each trained teacher, and `same_data` (see Suite).
-        steps: what `training.compare` measured of the steps, with `ratio` by method.
+        steps: what `training.suite.steps` measured, None where it did not.
         failures: the error of each run that failed, by its title.
     """
-    ratios = steps["ratio"] if steps else {}
+    measured = steps or {"ratio": {}, "training_only": {}}
     found: list[Record] = []
     for row in suite.rows:
         for seed in suite.seeds:
@@ -40,20 +40,19 @@ def summarise(
             names = {"method": row.method, "teacher": row.teacher, "distiller": run["method"], "seed": seed}
             student, teacher = runs.get((suite.student.method, seed)), teachers.get(row.teacher or "")
             share = recovered(run, student, teacher) if student and teacher and teacher["same_data"] else None
-            found.append({**run, **names, "step_cost_ratio": ratios.get(row.method), "gap_recovered": share})
+            found.append({**run, **names, "step_cost_ratio": measured["ratio"].get(row.method), "gap_recovered": share})
     summary = [
-        _summary(row.method, row.teacher, teachers, ratios, [run for run in found if run["method"] == row.method])
+        _summary(row.method, row.teacher, teachers, measured, [run for run in found if run["method"] == row.method])
         for row in suite.rows
     ]
     return {"runs": found, "methods": summary, "teachers": teachers, "step_cost": steps, "failures": failures}
 
 
 def _summary(
-    method: str, teacher: str | None, teachers: dict[str, Record], ratios: Record, runs: list[Record]
+    method: str, teacher: str | None, teachers: dict[str, Record], steps: Record, runs: list[Record]
 ) -> Record:
     """A method over its seeds: each value as {"mean", "std"}, std None for a single run, or None without any."""
     taught = teachers.get(teacher or "")
-    added = [run["training_only"] for run in runs if run.get("training_only")]
     classes = dict.fromkeys(name for run in runs for name in run["val_iou"])
     names = ("val_miou", "gap_recovered", "wall_seconds", "prepare_seconds")
     scores = ("val_pixel_accuracy", "val_high_precision_accuracy", "val_miou_variance")
@@ -64,8 +63,8 @@ def _summary(
         "teacher_val_miou": taught["val_miou"] if taught and taught["same_data"] else None,
         **{name: spread(run.get(name) for run in runs) for name in (*names, *scores)},
         "val_iou": {name: fmean(run["val_iou"][name] for run in runs if name in run["val_iou"]) for name in classes},
-        "step_cost_ratio": ratios.get(method),
-        "training_only": added[0] if added else None,
+        "step_cost_ratio": steps["ratio"].get(method),
+        "training_only": steps["training_only"].get(method),
         "parameters": runs[0]["parameters"] if runs else None,
         "macs": runs[0]["macs"] if runs else None,
         "macs_of_teacher": _share_of_macs(runs[0], taught) if runs and taught else None,

@@ -1,13 +1,15 @@
-"""What a training step of each method of a suite costs, in one run: kept in the suite's folder, as steps.json."""
+"""What training costs by each method of a suite, in one run: kept in the suite's folder, as steps.json."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from training.benchmark import random_batch, step_times
+from training.cost import costs
 from training.distill import BAD_INPUT, command_of
 from training.module import SegmentationModule
 from training.suite.plan import Method, Suite
@@ -27,9 +29,10 @@ def known_costs(suite: Suite) -> dict[str, Any] | None:
 def step_costs(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
     """`ratio` by method: its step over (forward of its teacher + the plain student's step); and the `ms` of each.
 
-    `options` are the student's, whose crop and batch size count. All methods take turns in this process, those with
-    several phases in their first. A method whose teacher is not trained is left out; one whose networks cannot be built
-    has None. What was measured before on this machine is taken as it is unless a method lacks its value.
+    `training_only` has the parameters, and the multiply-accumulates of one crop, that a method adds. `options` are the
+    student's, whose crop and batch size count. All methods take turns in this process, those with several phases in
+    their first. A method whose teacher is not trained is left out; one whose networks cannot be built has None. What
+    was measured before on this machine is taken as it is unless a method lacks its value.
     """
     crop, count = tuple(options["data.init_args.crop"]), options["data.init_args.batch_size"]
     about = {"crop": list(crop), "batch": count, "steps": STEPS, "machine": machine()}
@@ -47,7 +50,9 @@ def step_costs(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
             ratios[name] = times[name] / (
                 plain + sum(times[f"forward {teacher.source}"] for teacher in module.teachers)
             )
-    measured = about | {"ms": times, "ratio": ratios}
+    found = {name: costs(module, crop).get("training only") for name, module in modules.items()}
+    added = {name: asdict(cost) for name, cost in found.items() if cost is not None}
+    measured = about | {"ms": times, "ratio": ratios, "training_only": added}
     suite.folder.mkdir(parents=True, exist_ok=True)
     write_atomic(suite.folder / "steps.json", json.dumps(measured, indent=2) + "\n")
     return measured
