@@ -48,6 +48,7 @@ def test_a_defect_keeps_its_traceback():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_sigterm_and_a_closed_terminal_unwind_like_an_exit(number, code):
+    signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
     unwound = []
 
     def main() -> None:
