@@ -330,3 +330,19 @@ def test_ctrl_c_ends_the_run_that_is_under_way_first(child, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         compare.train(run)
     assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.parametrize("name", ["suite_camvid", "suite_camvid_fewshot"])
+def test_the_committed_table_is_that_of_its_suite_and_what_its_page_shows(name):
+    suite = read_suite(RECIPES / f"{name}.yaml")
+    output = RECIPES.parents[1] / suite.output
+    table = json.loads(output.with_name(f"{output.name}.json").read_text())
+    assert [row["method"] for row in table["methods"]] == [row.method for row in suite.rows]
+    measured = {row["method"] for row in table["methods"] if row["seeds"]}
+    assert {run["method"] for run in table["runs"]} == measured
+    text = output.with_name(f"{output.name}.md").read_text()
+    for run in table["runs"]:
+        assert f"{run['val_miou']:.2%}" in text
+    for row in table["methods"]:
+        if row["teacher"] and row["step_cost_ratio"]:
+            assert row["step_cost_ratio"] <= 1.5
