@@ -39,7 +39,7 @@ setup(
     maintainer_email=PACKAGE_XML.find("maintainer").get("email"),
     license=PACKAGE_XML.findtext("license"),
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["templates/*.j2"]},
+    package_data={NAME: ["reports/templates/*.j2"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (SHARE, ["package.xml"]),
@@ -49,7 +49,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            f"segmentation_node = {NAME}.nodes.segmentation:main",
+            f"segmentation_node = {NAME}.nodes.segmentation.node:main",
             f"comparison_node = {NAME}.nodes.comparison:main",
             f"bag_player = {NAME}.nodes.bag_player:main",
             f"evaluation_node = {NAME}.nodes.evaluation:main",

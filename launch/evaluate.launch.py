@@ -23,8 +23,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
 from transkd_ros.evaluate.replay import Replay, plan
-from transkd_ros.launching import LOG_LEVEL, argument, names, node, override, values
 from transkd_ros.nodes.evaluation import READY
+from transkd_ros.nodes.launching import LOG_LEVEL, argument, names, node, override, values
 from transkd_ros.resources import dds_environment, share_directory
 
 CONFIG = share_directory() / "config"

@@ -7,7 +7,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
 
-from transkd_ros.launching import LOG_LEVEL, SWITCH, argument, names, node, override, transport, values
+from transkd_ros.nodes.launching import LOG_LEVEL, SWITCH, argument, names, node, override, transport, values
 from transkd_ros.resources import share_directory
 
 CONFIG = share_directory() / "config"

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import pytest
 
-from transkd_ros.bundle import Bundle, write_bundle
-from transkd_ros.labels import LabelTable
+from transkd_ros.model.bundle import Bundle, write_bundle
+from transkd_ros.model.labels import LabelTable
 from transkd_ros.scenes import Drive
 
 SLOWER = ("training", "ros", "slow")  # markers

@@ -31,7 +31,7 @@ ROSDEP_KEYS = {
 }
 NO_ROSDEP_KEY = {"openvino", "torch"}  # engines that come through pip; package.xml says so in a comment
 TORCH_FAMILY = {"torch", "torchvision", "timm", "segmentation_models_pytorch", "lightning", "torchmetrics"}
-RUNS_TORCH = {"runtime/torch_engine.py", "benchmark/naive.py"}
+RUNS_TORCH = {"model/engines/torch_engine.py", "benchmark/naive.py"}
 PICKLED_FILE = re.compile(r"\.(pt|pth|ckpt|pkl|pickle)")
 UNPICKLING_CALL = re.compile(r"torch\.load\(|allow_pickle")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transkd_ros.frames import Frame
-from transkd_ros.runtime import open_runtime
+from transkd_ros.model.engines import open_runtime
 from transkd_ros.segmenter import Segmenter
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,11 +131,7 @@ def measure_steps(settings: Settings) -> Measurement:
 
 def measure_memory(settings: Settings) -> Measurement:
     """Peak memory of a distilled step against that of a teacher forward and of a student step, a process each."""
-    spawn = multiprocessing.get_context("spawn")
-    peaks: dict[str, float] = {}
-    for name in ("imports", "teacher forward", "student step", JUDGED):
-        with ProcessPoolExecutor(1, spawn) as pool:  # a new process: a peak is never forgotten
-            peaks[name] = pool.submit(_peak, settings, name).result()
+    peaks = {name: _alone(_peak, settings, name) for name in ("imports", "teacher forward", "student step", JUDGED)}
     grown = {name: peak - peaks["imports"] for name, peak in peaks.items() if name != "imports"}
     shown = table("", "MB above the imports")
     for name, value in grown.items():
@@ -144,8 +141,21 @@ def measure_memory(settings: Settings) -> Measurement:
     return Measurement({"MB": grown, "ratio": ratio}, shown, [target])
 
 
+def _alone(measure: Callable[..., float], *arguments: Any) -> float:
+    """A measurement in a new process: a peak is never forgotten."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def _held(device: torch.device) -> float:
+    """MB that this process has held at most, on the GPU if there is one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resident(os.getpid())["peak"]
+
+
 def _peak(settings: Settings, name: str) -> float:
-    """MB that this process has held at most, on the GPU if there is one, after three steps of a peer."""
+    """What is held at most after three steps of a peer."""
     if name != "imports":
         teacher = None if name == "student step" else random_teacher(settings)
         batch = random_batch(settings.batch, settings.size, settings.device)
@@ -157,9 +167,7 @@ def _peak(settings: Settings, name: str) -> float:
             step = Step(student(settings, name if name in METHODS else None, teacher), settings.device)
             for _ in range(3):
                 step(batch)
-    if settings.device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    return resident(os.getpid())["peak"]
+    return _held(settings.device)
 
 
 def measure_affinity(settings: Settings) -> Measurement:
@@ -169,21 +177,20 @@ def measure_affinity(settings: Settings) -> Measurement:
     added: dict[str, float] = {}
     shown = table(f"affinity loss of {whole} positions", "at most", "MB added")
     for name, positions in choices.items():
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            added[name] = pool.submit(_affinity_peak, settings, positions).result()
+        added[name] = _alone(_affinity_peak, settings.device, positions)
         shown.add_row(name, str(positions), f"{added[name]:.1f}")
     notes = ["forward and backward for one image of 1024x512, the student's output stride 16, 128 channels, float32"]
     return Measurement({"MB": added, "positions": choices}, shown, notes=notes)
 
 
-def _affinity_peak(settings: Settings, positions: int) -> float:
+def _affinity_peak(device: torch.device, positions: int) -> float:
     """MB that the affinity loss and its gradient hold at most, beside the two maps."""
-    student = torch.rand(1, *AFFINITY_MAP, device=settings.device, requires_grad=True)
-    code = torch.rand(1, *AFFINITY_MAP, device=settings.device)
+    student = torch.rand(1, *AFFINITY_MAP, device=device, requires_grad=True)
+    code = torch.rand(1, *AFFINITY_MAP, device=device)
     affinity_loss(student, code, 16).backward()  # what the first call allocates for good
-    before = _peak(settings, "imports")
+    before = _held(device)
     affinity_loss(student, code, positions).backward()
-    return _peak(settings, "imports") - before
+    return _held(device) - before
 
 
 def measure_loading(settings: Settings) -> Measurement:

@@ -18,7 +18,7 @@ from rich.table import Table
 from training import cost
 from training.module import SegmentationModule
 from transkd_ros.files import write_atomic
-from transkd_ros.report import machine
+from transkd_ros.reports.machine import machine
 
 
 class CostTable(Callback):

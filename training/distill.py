@@ -27,8 +27,8 @@ from training.networks import NetworkError
 from training.taps import TapError
 from training.trained import TrainedError, opened_checkpoint
 from transkd_ros import cli
-from transkd_ros.bundle import BundleError
-from transkd_ros.image_folder import ImageFolderError
+from transkd_ros.bags.image_folder import ImageFolderError
+from transkd_ros.model.bundle import BundleError
 
 BAD_INPUT = (
     BundleError,

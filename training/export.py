@@ -30,11 +30,11 @@ from training.model_card import model_card
 from training.networks import SIZE_DIVISOR, count_macs, count_parameters
 from training.trained import Trained, TrainedError, read_checkpoint
 from transkd_ros import cli
-from transkd_ros.bundle import EXPORTED_PROGRAM, MODEL_ONNX, WEIGHTS, Bundle, BundleError, write_bundle
+from transkd_ros.bags.image_folder import ImageFolderError, list_frames, read_image, read_label
+from transkd_ros.evaluate.metrics import ConfusionMatrix
 from transkd_ros.frames import Frame
-from transkd_ros.image_folder import ImageFolderError, list_frames, read_image, read_label
-from transkd_ros.metrics import ConfusionMatrix
-from transkd_ros.runtime import RuntimeUnavailable, open_runtime
+from transkd_ros.model.bundle import EXPORTED_PROGRAM, MODEL_ONNX, WEIGHTS, Bundle, BundleError, write_bundle
+from transkd_ros.model.engines import RuntimeUnavailable, open_runtime
 from transkd_ros.scenes import Drive
 from transkd_ros.segmenter import Segmenter
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def model_card(fields: dict[str, Any]) -> str:
-    """Markdown from the manifest's fields (see `transkd_ros.bundle.Manifest`)."""
+    """Markdown from the manifest's fields (see `transkd_ros.model.bundle.Manifest`)."""
     architecture = fields["architecture"]
     height, width = fields["input_size"]
     lines = [

@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from torchmetrics import CatMetric, MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from training.data.samples import IGNORE
 from training.distillers import Distiller, DistillerError
 from training.distillers.base import Phase, Preparation, check_fit
 from training.networks import NetworkSpec, Normalise, build_network
 from training.taps import run_tapped, widths
 from training.teachers import Teacher, TeacherSource, load_teacher
-from transkd_ros.labels import LabelTable
+from transkd_ros.model.labels import LabelTable
 
-IGNORE = 255
 MOMENTUM = 0.9
 HIGH_CONFIDENCE = 0.9
 

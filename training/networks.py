@@ -6,7 +6,7 @@ of `SIZE_DIVISOR`. What turns a network into the graph that a vehicle runs lives
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -96,17 +96,18 @@ class CommutedSegformerDecoder(SegformerDecoder):
         fused: Any = 0
         for stage, mlp, weight in zip(stages, self.mlp_stage, slices, strict=True):
             if stage.shape[-2] > size[0]:  # the stride-2 map of a CNN: fewest pixels first
-                stage = _resize(stage, size)
-            fused = fused + _resize(F.conv2d(mlp(stage), weight), size)
+                stage = resize(stage, size)
+            fused = fused + resize(F.conv2d(mlp(stage), weight), size)
         for layer in norm_and_activation:
             fused = layer(fused)
         return fused
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if maps.shape[-2:] == size:
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B, C, h, w) brought to `size` (H, W), bilinearly; the same tensor where they have it."""
+    if maps.shape[-2:] == tuple(size):
         return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def build_network(spec: NetworkSpec, encoder_weights: str | None = None) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training.networks import NetworkSpec, Normalise, commuted
 from training.taps import Taps, run_tapped
 from training.trained import TrainedError, read_bundle, read_checkpoint
-from transkd_ros.labels import LabelTable
+from transkd_ros.model.labels import LabelTable
 from transkd_ros.resources import find_model
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

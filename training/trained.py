@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from training.networks import NetworkSpec, build_network
-from transkd_ros.bundle import load_bundle
 from transkd_ros.cli import one_line
-from transkd_ros.labels import LabelTable
+from transkd_ros.model.bundle import load_bundle
+from transkd_ros.model.labels import LabelTable
 
 
 class TrainedError(ValueError):

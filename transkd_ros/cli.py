@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from transkd_ros.model.choices import ENGINES, PRECISIONS
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -83,11 +85,10 @@ def size(text: str) -> tuple[int, int]:
 
 
 def add_engine_options(group: argparse._ArgumentGroup, prefix: str = "") -> None:
-    """--engine, --device, --precision, with a `prefix` such as "teacher-"; `runtime` knows them, but imports slowly."""
-    engines, precisions = ("auto", "openvino", "onnxruntime", "torch"), ("auto", "fp32", "bf16", "fp16")
-    group.add_argument(f"--{prefix}engine", choices=engines, default="auto", help="default auto")
+    """--engine, --device, --precision, with a `prefix` such as "teacher-"."""
+    group.add_argument(f"--{prefix}engine", choices=("auto", *ENGINES), default="auto", help="default auto")
     group.add_argument(f"--{prefix}device", default="auto", help="auto, cpu, gpu, cuda …")
-    group.add_argument(f"--{prefix}precision", choices=precisions, default="auto", help="default auto")
+    group.add_argument(f"--{prefix}precision", choices=PRECISIONS, default="auto", help="default auto")
 
 
 def progress() -> Progress:

@@ -1,7 +1,7 @@
 """Where the files that ship beside the code are: models, label tables, node parameters.
 
 The same calls work from a checkout, from a colcon install and from a pip install. What is inside a model
-folder is the subject of `bundle.py`.
+folder is the subject of `model.bundle`.
 """
 
 from __future__ import annotations

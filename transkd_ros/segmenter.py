@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from transkd_ros.frames import Frame, resize_mask
-from transkd_ros.runtime import Runtime
+from transkd_ros.model.engines import Runtime
 
 MASK_SIZES = ("frame", "model")
 

@@ -15,8 +15,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from training.data.loading import Loader, ProximitySampler, SeededSampler, process, share, single_threaded
 from training.data.samples import Samples, UnlabelledImages
 from training.data.transforms import Augmented, Resized, augmentation
-from transkd_ros.image_folder import ImageFolderError, list_images
-from transkd_ros.labels import LabelTable
+from transkd_ros.bags.image_folder import ImageFolderError, list_images
+from transkd_ros.model.labels import LabelTable
 
 Split = Literal["train", "val"]
 

@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset
 from training.data.base import SegmentationData, Split
 from training.data.rendered import RenderedScenes
 from training.data.samples import LabelledImages, own_ids
-from transkd_ros.image_folder import ImageFolderError, list_frames
+from transkd_ros.bags.image_folder import ImageFolderError, list_frames
 
 ROOTS = ("data/camvid", "../shared/data/camvid")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from training.data.base import SegmentationData, Split
 from training.data.samples import LabelledImages, own_ids
-from transkd_ros.image_folder import list_frames
+from transkd_ros.bags.image_folder import list_frames
 
 
 class Folder(SegmentationData):

@@ -10,7 +10,7 @@ import numpy as np
 from torch import distributed
 from torch.utils.data import DataLoader, Sampler
 
-from transkd_ros.image_folder import ImageFolderError
+from transkd_ros.bags.image_folder import ImageFolderError
 
 
 def process() -> tuple[int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from transkd_ros.image_folder import FramePath, ImageFolderError, LabelDecoder, read_image, read_label
+from transkd_ros.bags.image_folder import FramePath, ImageFolderError, LabelDecoder, read_image, read_label
 
 IGNORE = 255
 CHECKED = 400

@@ -11,7 +11,7 @@ from PIL import Image
 
 from training.data.base import SegmentationData, Split
 from training.data.samples import LabelledImages, find, own_ids, pair
-from transkd_ros.image_folder import ImageFolderError
+from transkd_ros.bags.image_folder import ImageFolderError
 
 
 class VOC(SegmentationData):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from training.data.samples import IGNORE
 from training.distillers.base import Distiller
-from training.distillers.feature_fusion import at_size_of
+from training.networks import resize
 from training.taps import Taps, Widths
 
 MAX_TOKENS = 256
@@ -70,7 +70,7 @@ def visual_distance(student: Tensor, teacher: Tensor) -> Tensor:
     At each position the vector over channels is scaled to length one; the squared L2 distance of the two vectors is
     averaged over positions and batch.
     """
-    units = [F.normalize(maps.float(), dim=1) for maps in (at_size_of(student, teacher), teacher)]
+    units = [F.normalize(maps.float(), dim=1) for maps in (resize(student, teacher.shape[-2:]), teacher)]
     return (units[0] - units[1]).square().sum(1).mean()
 
 

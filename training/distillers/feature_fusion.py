@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.networks import resize
+
 MID_WIDTH = 64
 SQUEEZE_RATIO, SQUEEZE_FLOOR = 16, 32
 POOL_WEIGHTS = {4: 1 / 2, 2: 1 / 4, 1: 1 / 8}
@@ -122,20 +124,13 @@ def hierarchical_context_loss(student: Sequence[Tensor], teacher: Sequence[Tenso
     return torch.stack([context_loss(*maps) for maps in zip(student, teacher, strict=True)]).sum()
 
 
-def at_size_of(maps: Tensor, like: Tensor) -> Tensor:
-    """Maps (B, C, h, w) brought to the height and width of `like`, bilinearly."""
-    if maps.shape[-2:] == like.shape[-2:]:
-        return maps
-    return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=False)
-
-
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """The weighted mean of the squared differences of two maps (B, C, h, w), whole and pooled to 4×4, 2×2 and 1×1.
 
     A pool size that is not smaller than the map's height is left out, with its weight. Where the sizes differ, the
     student's map is first brought to the teacher's, bilinearly **[ours]**.
     """
-    student, teacher = at_size_of(student, teacher).float(), teacher.float()
+    student, teacher = resize(student, teacher.shape[-2:]).float(), teacher.float()
     loss, total = F.mse_loss(student, teacher), 1.0
     for size, weight in POOL_WEIGHTS.items():
         if size < teacher.shape[-2]:

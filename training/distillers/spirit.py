@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.distillers.base import Distiller, DistillerError, Phase, methods_for_any_pair
-from training.fronts import front_modules
+from training.fronts import FRONT_STAGE, front_modules
 from training.taps import Taps
 
 MIMIC, FROZEN, FINE_TUNE = "mimic", "frozen", "fine-tune"
-FRONT_TAP = 1
-"""Which of a network's stage maps ends the front, the one of stride 8."""
+FRONT_TAP = FRONT_STAGE - 2
+"""Which of a network's taps ends the front: these begin at stride 4, an encoder's maps with the image."""
 HEAD = "segmentation_head"
 
 

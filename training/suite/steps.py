@@ -15,7 +15,7 @@ from training.module import SegmentationModule
 from training.suite.plan import Method, Suite
 from transkd_ros import cli
 from transkd_ros.files import write_atomic
-from transkd_ros.report import machine
+from transkd_ros.reports.machine import machine
 
 STEPS = 12  # timed
 

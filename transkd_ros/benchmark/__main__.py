@@ -11,7 +11,7 @@ from transkd_ros import cli
 
 if TYPE_CHECKING:
     from transkd_ros.benchmark.measurement import Measurement, Settings
-    from transkd_ros.bundle import Bundle
+    from transkd_ros.model.bundle import Bundle
 
 # name on the command line → module with its `measure`; in the order they run
 MEASUREMENTS = {
@@ -47,9 +47,9 @@ def main() -> int:
 
     # What is slow to import comes after the arguments are read.
     from transkd_ros.benchmark.measurement import Settings
-    from transkd_ros.bundle import BundleError, load_bundle
+    from transkd_ros.model.bundle import BundleError, load_bundle
+    from transkd_ros.model.engines import RuntimeUnavailable
     from transkd_ros.resources import DEFAULT_MODEL, find_model
-    from transkd_ros.runtime import RuntimeUnavailable
 
     try:
         bundle = load_bundle(find_model(args.model or DEFAULT_MODEL))

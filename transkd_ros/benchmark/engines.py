@@ -6,7 +6,7 @@ from typing import Any
 
 from transkd_ros.benchmark.measurement import Measurement, Settings, frame_messages, medians, table, take_turns
 from transkd_ros.frames import decode_image
-from transkd_ros.runtime import PRECISIONS, Runtime, RuntimeUnavailable, describe_engines, open_runtime
+from transkd_ros.model.engines import PRECISIONS, Runtime, RuntimeUnavailable, describe_engines, open_runtime
 
 
 def measure(settings: Settings) -> Measurement:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from transkd_ros import node_graph
 from transkd_ros.benchmark.measurement import (
     CAMERA_SIZE,
     Measurement,
@@ -26,8 +25,9 @@ from transkd_ros.benchmark.measurement import (
     table,
 )
 from transkd_ros.cli import CommandError
-from transkd_ros.report import stages
-from transkd_ros.runtime import open_runtime
+from transkd_ros.demo.graph import ANSWER_LIMIT, NodeGraph, answers_until, await_node, open_graph, set_environment
+from transkd_ros.demo.run import stages
+from transkd_ros.model.engines import open_runtime
 
 RATE = 30.0  # Hz
 SLOWER = 1.2  # times the camera's interval that the engine has to take, before the graph's own load slows it further
@@ -38,15 +38,15 @@ CAMERA = "/camera"
 def measure(settings: Settings) -> Measurement:
     if find_spec("rclpy") is None:
         raise Skipped("rclpy not installed: there is no ROS graph to measure")
-    node_graph.set_environment()
+    set_environment()
     size = settings.bundle.manifest.input_size if settings.quick else _slow_input_size(settings)
     frames = settings.count(full=600, quick=20)
     parameters = {"model": str(settings.bundle.path.resolve()), "input_size": list(size)}
     with (
         TemporaryDirectory() as folder,
-        node_graph.open_graph(CAMERA, False, parameters, Path(folder) / "node.log") as graph,
+        open_graph(CAMERA, False, parameters, Path(folder) / "node.log") as graph,
     ):
-        node_graph.await_node(graph)
+        await_node(graph)
         rate, heard = _play(graph, frame_messages(8, CAMERA_SIZE), frames)
         diagnostics = _diagnostics_of(graph, len(heard))
     return _result(size, frames, rate, heard, diagnostics)
@@ -71,7 +71,7 @@ def _slow_input_size(settings: Settings) -> tuple[int, int]:
     return size
 
 
-def _play(graph: node_graph.NodeGraph, messages: list[Any], frames: int) -> tuple[float, list[float]]:
+def _play(graph: NodeGraph, messages: list[Any], frames: int) -> tuple[float, list[float]]:
     """Publish at RATE, waiting for nobody; (Hz reached, ms from a frame's stamp to hearing its mask)."""
     ages: list[int] = []
     start, stamp_ns = time.monotonic(), 0
@@ -81,14 +81,14 @@ def _play(graph: node_graph.NodeGraph, messages: list[Any], frames: int) -> tupl
             ages.append(answer.heard_ns - answer.stamp_ns)
         stamp_ns = graph.player.play(messages[index % len(messages)])
     rate = (frames - 1) / (time.monotonic() - start)
-    for answer in node_graph.answers_until(graph, stamp_ns):  # the newest frame always gets its mask
+    for answer in answers_until(graph, stamp_ns):  # the newest frame always gets its mask
         ages.append(answer.heard_ns - answer.stamp_ns)
     return rate, [age / 1e6 for age in ages]
 
 
-def _diagnostics_of(graph: node_graph.NodeGraph, masks: int) -> dict[str, dict[str, str]]:
+def _diagnostics_of(graph: NodeGraph, masks: int) -> dict[str, dict[str, str]]:
     """The node's diagnostics, when they count so many masks."""
-    deadline = time.monotonic() + node_graph.ANSWER_LIMIT
+    deadline = time.monotonic() + ANSWER_LIMIT
     while int(graph.listener.diagnostics.get(CAMERA, {}).get("processed", 0)) < masks:
         graph.process.check()
         if time.monotonic() > deadline:

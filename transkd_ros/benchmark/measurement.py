@@ -15,10 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from transkd_ros import bags
-from transkd_ros.bundle import Bundle
+from transkd_ros.bags.messages import image_message
 from transkd_ros.files import write_atomic
-from transkd_ros.report import machine, versions
+from transkd_ros.model.bundle import Bundle
+from transkd_ros.reports.machine import machine, versions
 from transkd_ros.scenes import Drive
 
 CAMERA_SIZE = (720, 1280)  # (height, width)
@@ -110,7 +110,7 @@ def _show(console: Console, measurement: Measurement) -> None:
 
 def frame_messages(count: int, size: tuple[int, int]) -> list[Any]:
     """Different streets as sensor_msgs/Image (bgr8) of `size` (H, W)."""
-    return [bags.image_message(Drive(seed, size).frame(0)[0][..., ::-1], "bgr8", 0) for seed in range(count)]
+    return [image_message(Drive(seed, size).frame(0)[0][..., ::-1], "bgr8", 0) for seed in range(count)]
 
 
 Peer = Callable[[Any], Any]

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transkd_ros import node_graph
 from transkd_ros.benchmark.measurement import (
     CAMERA_SIZE,
     Measurement,
@@ -18,6 +17,7 @@ from transkd_ros.benchmark.measurement import (
     frame_messages,
     table,
 )
+from transkd_ros.demo.graph import NodeGraph, answers_until, await_node, open_graph, set_environment
 
 MOST = 700.0  # MB
 MOST_GROWTH = 2.0  # %
@@ -26,15 +26,15 @@ MOST_GROWTH = 2.0  # %
 def measure(settings: Settings) -> Measurement:
     if find_spec("rclpy") is None:
         raise Skipped("rclpy not installed: there is no node to measure")
-    node_graph.set_environment()
+    set_environment()
     warm_up, frames = (10 if settings.quick else 100), settings.count(full=1000, quick=20)
     parameters = {"model": str(settings.bundle.path.resolve()), "device": "cpu"}
     messages = frame_messages(8, CAMERA_SIZE)
     with (
         TemporaryDirectory() as folder,
-        node_graph.open_graph("/camera", False, parameters, Path(folder) / "node.log") as graph,
+        open_graph("/camera", False, parameters, Path(folder) / "node.log") as graph,
     ):
-        node_graph.await_node(graph)
+        await_node(graph)
         _play(graph, messages, warm_up)
         before = resident(graph.process.pid)
         _play(graph, messages, frames)
@@ -42,11 +42,11 @@ def measure(settings: Settings) -> Measurement:
     return _result(before, after, frames)
 
 
-def _play(graph: node_graph.NodeGraph, messages: list[Any], frames: int) -> None:
+def _play(graph: NodeGraph, messages: list[Any], frames: int) -> None:
     """Publish frames, each when the mask of the one before has been heard."""
     for index in range(frames):
         stamp_ns = graph.player.play(messages[index % len(messages)])
-        for _ in node_graph.answers_until(graph, stamp_ns):
+        for _ in answers_until(graph, stamp_ns):
             pass
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg
 
-from transkd_ros.bundle import Bundle
+from transkd_ros.model.bundle import Bundle
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of encoders that timm does not know
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 
-from transkd_ros import bags
+from transkd_ros.bags.messages import compressed_message
 from transkd_ros.benchmark.measurement import (
     CAMERA_SIZE,
     Measurement,
@@ -22,7 +22,7 @@ from transkd_ros.benchmark.measurement import (
     table,
 )
 from transkd_ros.frames import Frame, decode_compressed, decode_image, image_message
-from transkd_ros.runtime import open_runtime
+from transkd_ros.model.engines import open_runtime
 from transkd_ros.segmenter import Segmenter
 
 MOST = 3.0  # ms
@@ -55,7 +55,7 @@ def measure(settings: Settings) -> Measurement:
 def _jpeg(message: Any) -> Any:
     """A bgr8 Image as CompressedImage, in OpenCV's default quality."""
     _, data = cv2.imencode(".jpg", decode_image(message).pixels)
-    return bags.compressed_message(data.tobytes(), "jpeg", 0)
+    return compressed_message(data.tobytes(), "jpeg", 0)
 
 
 def _stages(

@@ -11,7 +11,7 @@ import numpy as np
 
 from transkd_ros.benchmark.measurement import Measurement, Settings, Target, frame_messages, medians, table, take_turns
 from transkd_ros.frames import decode_image, image_message
-from transkd_ros.runtime import open_runtime
+from transkd_ros.model.engines import open_runtime
 from transkd_ros.segmenter import Segmenter
 
 FASTER, FASTER_IN_BF16 = 6.0, 10.0  # times the naive rate; the second where the CPU has bf16

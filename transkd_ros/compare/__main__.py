@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from transkd_ros import cli
 
 if TYPE_CHECKING:
-    from transkd_ros.bags import BagReader
-    from transkd_ros.compare.report import Subject, View
+    from transkd_ros.bags.storage import BagReader
+    from transkd_ros.compare.pair_page import Subject, View
     from transkd_ros.segmenter import Segmenter
 
 
@@ -40,12 +40,12 @@ def main() -> int:
     args = _parser().parse_args()
 
     # What is slow to import comes after the arguments are read.
-    from transkd_ros.bags import BagError, BagReader
-    from transkd_ros.bundle import BundleError, load_bundle
-    from transkd_ros.compare.comparison import ClassTableError, common_labels
-    from transkd_ros.compare.report import Subject
+    from transkd_ros.bags.storage import BagError, BagReader
+    from transkd_ros.compare.agreement import ClassTableError, common_labels
+    from transkd_ros.compare.pair_page import Subject
+    from transkd_ros.model.bundle import BundleError, load_bundle
+    from transkd_ros.model.engines import RuntimeUnavailable, open_runtime
     from transkd_ros.resources import find_model
-    from transkd_ros.runtime import RuntimeUnavailable, open_runtime
     from transkd_ros.segmenter import Segmenter
 
     try:
@@ -83,10 +83,10 @@ def _compare(
     bag: BagReader, topics: list[str], segmenters: dict[str, Segmenter], subject: Subject, args: argparse.Namespace
 ) -> int:
     """Run every frame through both models; what was compared is written, whatever ends it."""
-    from transkd_ros.compare import report
-    from transkd_ros.compare.comparison import Comparison
+    from transkd_ros.compare import pair_page
+    from transkd_ros.compare.agreement import Comparison
 
-    views = {topic: report.View(Comparison(subject.labels)) for topic in topics}
+    views = {topic: pair_page.View(Comparison(subject.labels)) for topic in topics}
     clocks = {topic: dict.fromkeys(segmenters, 0.0) for topic in topics}
     try:
         for topic, stamp_ns, message in _frames(bag, topics, args.frames):
@@ -94,7 +94,7 @@ def _compare(
     finally:
         compared = any(view.comparison.pairing.complete for view in views.values())
         if compared:
-            report.write(
+            pair_page.write(
                 args.output,
                 subject,
                 views,
@@ -109,7 +109,7 @@ def _compare(
 
 def _frames(bag: BagReader, topics: list[str], most: int | None) -> Iterator[tuple[str, int, Any]]:
     """(topic, stamp in ns, message) of every frame, camera after camera, under a progress bar."""
-    from transkd_ros.bags import header_stamp
+    from transkd_ros.bags.messages import header_stamp
 
     with cli.progress() as progress:
         for topic in topics:
@@ -141,8 +141,8 @@ def _print_results(views: dict[str, View], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from transkd_ros.compare.report import HTML, JSON
-    from transkd_ros.page import number, percent
+    from transkd_ros.compare.pair_page import HTML, JSON
+    from transkd_ros.reports.html import number, percent
 
     table = Table(caption="mIoU and accuracy of the student against the teacher in %, times in ms a frame")
     table.add_column("camera", overflow="fold")

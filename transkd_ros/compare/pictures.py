@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from transkd_ros.album import legend
 from transkd_ros.compare.pairing import Mask, Pair
 from transkd_ros.frames import Frame, resize_mask
-from transkd_ros.labels import LabelTable
+from transkd_ros.model.labels import LabelTable
+from transkd_ros.reports.album import legend
 
 Pixels = NDArray[np.uint8]
 

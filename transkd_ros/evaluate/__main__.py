@@ -17,11 +17,11 @@ from transkd_ros import cli
 
 # What is slow to import comes after the arguments are read.
 if TYPE_CHECKING:
-    from transkd_ros.bags import BagReader
-    from transkd_ros.bundle import Bundle
-    from transkd_ros.evaluate.cameras import Camera
+    from transkd_ros.bags.storage import BagReader
+    from transkd_ros.evaluate.bag_cameras import Camera
     from transkd_ros.evaluate.masks import MaskBag
     from transkd_ros.evaluate.result import Evaluation
+    from transkd_ros.model.bundle import Bundle
     from transkd_ros.segmenter import Segmenter
 
 
@@ -53,11 +53,11 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = _parser().parse_args()
 
-    from transkd_ros.bags import BagError
-    from transkd_ros.bundle import BundleError
+    from transkd_ros.bags.image_folder import ImageFolderError
+    from transkd_ros.bags.storage import BagError
     from transkd_ros.evaluate.truth import TruthError
-    from transkd_ros.image_folder import ImageFolderError
-    from transkd_ros.runtime import RuntimeUnavailable
+    from transkd_ros.model.bundle import BundleError
+    from transkd_ros.model.engines import RuntimeUnavailable
 
     try:
         return _evaluate(args)
@@ -67,11 +67,11 @@ def main() -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     """Everything from the models to the files; returns the exit code."""
-    from transkd_ros.bags import BagError, BagReader
-    from transkd_ros.bundle import load_bundle
-    from transkd_ros.evaluate import cameras
+    from transkd_ros.bags.storage import BagError, BagReader
+    from transkd_ros.evaluate import bag_cameras
     from transkd_ros.evaluate.masks import MaskBag
     from transkd_ros.evaluate.result import Evaluation
+    from transkd_ros.model.bundle import load_bundle
     from transkd_ros.resources import find_model
 
     bundles = _named([load_bundle(find_model(model)) for model in args.model])
@@ -80,8 +80,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     code, damage = 0, None
     with ExitStack() as stack:
         bag = stack.enter_context(BagReader(args.bag))
-        views = cameras.choose(bag, args.topic, args.ground_truth, args.labels)
-        truth = f"masks of {teacher.manifest.name}" if teacher else cameras.describe(views)
+        views = bag_cameras.choose(bag, args.topic, args.ground_truth, args.labels)
+        truth = f"masks of {teacher.manifest.name}" if teacher else bag_cameras.describe(views)
         evaluation = Evaluation(f"Frames of {args.bag}", truth)
         args.output.mkdir(parents=True, exist_ok=True)
         masks = stack.enter_context(MaskBag(args.output / "masks", len(bundles) > 1)) if args.write_bag else None
@@ -153,7 +153,7 @@ def _run(
 
 
 def _segmenter(bundle: Bundle, args: argparse.Namespace) -> Segmenter:
-    from transkd_ros.runtime import open_runtime
+    from transkd_ros.model.engines import open_runtime
     from transkd_ros.segmenter import Segmenter
 
     runtime = open_runtime(bundle, args.engine, args.device, args.precision, args.size, want_confidence=False)
@@ -182,7 +182,7 @@ def _has_scores(evaluation: Evaluation, bag: Path, ended_early: bool) -> bool:
 
 
 def _write(evaluation: Evaluation, args: argparse.Namespace) -> None:
-    from transkd_ros.evaluate.report import make_page
+    from transkd_ros.evaluate.offline_page import make_page
 
     paths = evaluation.write(args.output, make_page)
     _print_results(evaluation)
@@ -194,7 +194,7 @@ def _print_results(evaluation: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from transkd_ros.page import number, percent
+    from transkd_ros.reports.html import number, percent
 
     caption = "quality in % (bF1: boundary F1); ms from message to mask"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption)

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transkd_ros.cli import CommandError
+from transkd_ros.demo.run import stages
 from transkd_ros.evaluate.pipeline import Shot
 from transkd_ros.evaluate.result import Evaluation, ModelRun
 from transkd_ros.evaluate.scoring import Score
-from transkd_ros.page import number, percent
-from transkd_ros.report import stages
+from transkd_ros.reports.html import number, percent
 
 Mask = NDArray[np.uint8]
 

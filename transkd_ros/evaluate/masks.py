@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 from types import TracebackType
 
-from transkd_ros import page
-from transkd_ros.bags import BagWriter, compressed_message, image_message
+from transkd_ros.bags.messages import compressed_message, image_message
+from transkd_ros.bags.storage import BagWriter
 from transkd_ros.evaluate.pipeline import Mask, MaskSink, Shot
-from transkd_ros.labels import LabelTable
+from transkd_ros.model.labels import LabelTable
+from transkd_ros.reports import html
 
 
 class MaskBag:
@@ -31,7 +32,7 @@ class MaskBag:
         def write(shot: Shot, mask: Mask) -> None:
             assert shot.frame is not None  # it has a mask
             stamp, frame_id = shot.stamp_ns, shot.frame_id
-            overlay = page.jpeg(labels.overlay(shot.frame.rgb(), mask))
+            overlay = html.jpeg(labels.overlay(shot.frame.rgb(), mask))
             self._writer.write(f"{topic}/mask", image_message(mask, "mono8", stamp, frame_id), shot.recorded_ns)
             shown = compressed_message(overlay, "jpeg", stamp, frame_id)
             self._writer.write(f"{topic}/overlay/compressed", shown, shot.recorded_ns)

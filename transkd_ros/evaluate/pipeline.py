@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from transkd_ros.bags import BagError, BagReader, header_stamp
+from transkd_ros.bags.messages import header_stamp
+from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.evaluate.scoring import Score
 from transkd_ros.evaluate.truth import LabelError, Truth
 from transkd_ros.frames import Frame, FrameError, Size, decode

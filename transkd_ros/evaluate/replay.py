@@ -14,15 +14,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from transkd_ros import cli
-from transkd_ros.bags import COMPRESSED_IMAGE, BagError, BagReader
-from transkd_ros.bundle import Bundle, load_bundle
+from transkd_ros.bags.messages import COMPRESSED_IMAGE
+from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.cli import CommandError
-from transkd_ros.evaluate import cameras, live, pipeline
-from transkd_ros.evaluate.cameras import Camera
+from transkd_ros.evaluate import bag_cameras, live, pipeline
+from transkd_ros.evaluate.bag_cameras import Camera
 from transkd_ros.evaluate.live import LiveEvaluation, Recording
 from transkd_ros.evaluate.live_page import make_live_page
 from transkd_ros.evaluate.result import METRICS, ModelRun, details_of
 from transkd_ros.evaluate.scoring import Score
+from transkd_ros.model.bundle import Bundle, load_bundle
 from transkd_ros.resources import find_model
 
 OFFLINE = "offline"  # folder of the offline evaluation, below that of the live one
@@ -54,13 +55,13 @@ class Replay:
 
 
 def plan(bag: Path, topics: Sequence[str] = (), label_topic: str = "", label_folder: str = "") -> Replay:
-    """The replay of a bag's cameras, or of those on `topics`; the labels are chosen as `cameras.choose` does.
+    """The replay of a bag's cameras, or of those on `topics`; the labels are chosen as `bag_cameras.choose` does.
 
     Raises BagError, TruthError or ImageFolderError for a bag, topics or labels that cannot be used.
     """
     with BagReader(bag) as reader:
         folder = Path(label_folder) if label_folder else None
-        chosen = cameras.choose(reader, list(topics) or None, label_topic or None, folder)
+        chosen = bag_cameras.choose(reader, list(topics) or None, label_topic or None, folder)
         kinds = {camera.topic: reader.topics[camera.topic] for camera in chosen}
     names = [camera.name for camera in chosen]
     if len(set(kinds.values())) > 1 or len(set(names)) < len(names):
@@ -114,7 +115,7 @@ def _scored(account: Account, bundle: Bundle) -> LiveEvaluation:
     manifest, replay = bundle.manifest, account.replay
     run = ModelRun(f"{manifest.name} live", manifest.labels, details_of(bundle, _runtime(account, bundle)))
     evaluation = LiveEvaluation(
-        f"Frames of {replay.bag}, replayed through the running node", cameras.describe(replay.cameras), [run],
+        f"Frames of {replay.bag}, replayed through the running node", bag_cameras.describe(replay.cameras), [run],
         recordings=account.recordings, in_bag={camera.name: camera.frames for camera in replay.cameras},
         diagnostics=account.diagnostics,
     )  # fmt: skip

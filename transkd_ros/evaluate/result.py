@@ -1,4 +1,4 @@
-"""What an evaluation found, and its two files: metrics.json, and report.html with the help of `report`.
+"""What an evaluation found, and its two files: metrics.json, and report.html with the help of `offline_page`.
 
 All of metrics.json but its section `timings` is the same whenever the same models see the same bag on the same engine.
 """
@@ -14,14 +14,14 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from transkd_ros.bundle import Bundle
 from transkd_ros.evaluate.pipeline import Latencies
 from transkd_ros.evaluate.scoring import Metrics, Score
 from transkd_ros.evaluate.truth import Truth
 from transkd_ros.files import write_atomic
-from transkd_ros.labels import LabelTable
-from transkd_ros.report import machine, versions
-from transkd_ros.runtime import Runtime
+from transkd_ros.model.bundle import Bundle
+from transkd_ros.model.engines import Runtime
+from transkd_ros.model.labels import LabelTable
+from transkd_ros.reports.machine import machine, versions
 
 METRICS, REPORT = "metrics.json", "report.html"
 

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from transkd_ros import page
+from transkd_ros.evaluate.metrics import BoundaryF1, ConfusionMatrix, Flicker
 from transkd_ros.frames import Frame, resize_mask
-from transkd_ros.labels import LabelTable
-from transkd_ros.metrics import BoundaryF1, ConfusionMatrix, Flicker
+from transkd_ros.model.labels import LabelTable
+from transkd_ros.reports import html
 
 Mask = NDArray[np.uint8]
 
@@ -56,7 +56,7 @@ class Picture:
             images["errors"] = self.labels.colorize(self.mask)
             images["errors"][self.mask == self.truth] = _RIGHT
             images["errors"][self.truth == self.labels.ignore_id] = _UNLABELLED
-        return {name: page.jpeg(image) for name, image in images.items()}
+        return {name: html.jpeg(image) for name, image in images.items()}
 
 
 class Metrics:

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from transkd_ros import image_folder
-from transkd_ros.bags import COMPRESSED_IMAGE, BagError, BagReader, header_stamp
+from transkd_ros.bags import image_folder
+from transkd_ros.bags.image_folder import ImageFolderError
+from transkd_ros.bags.messages import COMPRESSED_IMAGE, header_stamp
+from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.frames import FrameError, decode_image
-from transkd_ros.image_folder import ImageFolderError
 
 Mask = NDArray[np.uint8]
 

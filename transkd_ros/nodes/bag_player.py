@@ -1,7 +1,7 @@
 """Replays a rosbag2 bag into the ROS graph, for machines without `ros2 bag`: same topics, same stamps, and /clock.
 
 Messages are read as they are due, so a bag of any length fits, and are published as the bytes that were recorded.
-When each is due is the subject of `transkd_ros.playback`, reading of `transkd_ros.bags`.
+When each is due is the subject of `transkd_ros.bags.playback`, reading of `transkd_ros.bags.storage`.
 
     python -m transkd_ros.nodes.bag_player --ros-args -p bag:=BAG -p rate:=0.5
 """
@@ -22,10 +22,10 @@ from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import SetBool
 
-from transkd_ros.bags import BagError, BagReader
+from transkd_ros.bags.playback import Playback
+from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.nodes import process
-from transkd_ros.nodes.parameters import START, Option, declare, read
-from transkd_ros.playback import Playback
+from transkd_ros.nodes.options import START, Option, declare, read
 
 CLOCK_PERIOD = 0.025  # seconds between two messages on /clock while no other message is due
 LOOK = 0.1  # seconds between two looks whether all is played

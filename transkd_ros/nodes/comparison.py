@@ -23,17 +23,17 @@ from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from transkd_ros.bundle import load_bundle
 from transkd_ros.cli import CommandError, one_line
-from transkd_ros.compare import report
-from transkd_ros.compare.comparison import WINDOW, Comparison, common_labels
+from transkd_ros.compare import pair_page
+from transkd_ros.compare.agreement import WINDOW, Comparison, common_labels
+from transkd_ros.compare.pair_page import Subject, View
 from transkd_ros.compare.pairing import SIDES, Pair
 from transkd_ros.compare.pictures import disagreement, side_by_side
-from transkd_ros.compare.report import Subject, View
 from transkd_ros.frames import Frame, FrameError, decode, decode_image, image_message
-from transkd_ros.labels import LabelTable
-from transkd_ros.nodes import parameters, process
-from transkd_ros.nodes.parameters import START, Option
+from transkd_ros.model.bundle import load_bundle
+from transkd_ros.model.labels import LabelTable
+from transkd_ros.nodes import process
+from transkd_ros.nodes.options import START, Option, cameras_refusal, declare, read
 from transkd_ros.resources import DEFAULT_MODEL, find_model
 from transkd_ros.timing import diagnostic_name, diagnostic_status
 
@@ -68,9 +68,9 @@ class ComparisonNode(Node):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("comparison_node", **kwargs)
-        parameters.declare(self, OPTIONS)
-        settings = parameters.read(self, OPTIONS)
-        if reason := _cameras_refusal(self):
+        declare(self, OPTIONS)
+        settings = read(self, OPTIONS)
+        if reason := _names_refusal(settings.cameras):
             raise CommandError(reason)
         self._subject = _subject(settings)
         self._folder = Path(settings.output).absolute() if settings.output else None
@@ -102,11 +102,11 @@ class ComparisonNode(Node):
         views = {camera.name: camera.view for camera in self._cameras}
         source = "Live, on the frames that each model took; a latency is the age of a frame when its mask is heard"
         try:
-            report.write(folder, self._subject, views, source)
+            pair_page.write(folder, self._subject, views, source)
         except (OSError, ImportError) as error:  # no space, or no Jinja2 and matplotlib for the page
             print(f"error: the report is not complete: {one_line(error)}", file=sys.stderr)
         else:  # printed, not logged: by now ROS has ended
-            print(f"{folder / report.JSON}\n{folder / report.HTML}", flush=True)
+            print(f"{folder / pair_page.JSON}\n{folder / pair_page.HTML}", flush=True)
 
 
 class _Camera:
@@ -240,12 +240,11 @@ def _percent(fraction: float | None) -> float | str:
     return "" if fraction is None else 100 * fraction
 
 
-def _cameras_refusal(node: Node) -> str:
-    """Why the cameras' names cannot be used, or ""."""
-    cameras = node.get_parameter("cameras")
-    if absolute := [name for name in cameras.value if name.startswith("/")]:
+def _names_refusal(names: list[str]) -> str:
+    """Why these names cannot be used, or ""."""
+    if absolute := [name for name in names if name.startswith("/")]:
         return f"camera '{absolute[0]}' must be relative: its masks are on teacher/<camera>/segmentation/mask"
-    return parameters.refusal(cameras, configured=False)
+    return cameras_refusal(names)
 
 
 def _subject(settings: SimpleNamespace) -> Subject:

@@ -21,16 +21,16 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from transkd_ros import bags
-from transkd_ros.bundle import load_bundle
+from transkd_ros.bags.messages import COMPRESSED_IMAGE, IMAGE, deserialize, header_stamp
 from transkd_ros.cli import CommandError, one_line
-from transkd_ros.evaluate.cameras import Camera
+from transkd_ros.evaluate.bag_cameras import Camera
 from transkd_ros.evaluate.live import Recording, read_offline
 from transkd_ros.evaluate.replay import RUN, Account, Replay, conclude, plan
 from transkd_ros.evaluate.result import METRICS, REPORT
 from transkd_ros.frames import FrameError, decode_image
+from transkd_ros.model.bundle import load_bundle
 from transkd_ros.nodes import process
-from transkd_ros.nodes.parameters import START, Option, declare, read
+from transkd_ros.nodes.options import START, Option, declare, read
 from transkd_ros.resources import DEFAULT_MODEL, find_model
 
 READY = "ready: the segmentation node answers, the bag can be played"
@@ -95,14 +95,14 @@ class EvaluationNode(Node):
     # ---- what is heard ---------------------------------------------------------------------------
 
     def _on_frame(self, recording: Recording, data: bytes, info: Any) -> None:
-        kind = bags.COMPRESSED_IMAGE if self.replay.compressed else bags.IMAGE
-        message = bags.deserialize(data, kind)
-        recording.frame(bags.header_stamp(message), info["source_timestamp"])
+        kind = COMPRESSED_IMAGE if self.replay.compressed else IMAGE
+        message = deserialize(data, kind)
+        recording.frame(header_stamp(message), info["source_timestamp"])
 
     def _on_mask(self, recording: Recording, data: bytes, info: Any) -> None:
-        message = bags.deserialize(data, bags.IMAGE)
+        message = deserialize(data, IMAGE)
         try:
-            recording.answer(bags.header_stamp(message), info["source_timestamp"], decode_image(message).pixels)
+            recording.answer(header_stamp(message), info["source_timestamp"], decode_image(message).pixels)
         except FrameError as error:
             self.get_logger().warning(f"a mask cannot be read: {error}", throttle_duration_sec=1.0)
 

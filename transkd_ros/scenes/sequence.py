@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from transkd_ros.scenes.camera import Camera
 from transkd_ros.scenes.cars import cars
 from transkd_ros.scenes.furniture import furniture
 from transkd_ros.scenes.ground import paint_ground, paint_skyline
 from transkd_ros.scenes.people import cyclists, walkers
+from transkd_ros.scenes.photograph import Camera
 from transkd_ros.scenes.plots import plots
 from transkd_ros.scenes.randomness import Seeds
 from transkd_ros.scenes.street import Street

@@ -1,0 +1,165 @@
+"""The benchmark measures what it says, judges its targets rightly, and leaves tables and one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transkd_ros.benchmark import engines, rate
+from transkd_ros.benchmark.freshness import age_target
+from transkd_ros.benchmark.measurement import TURN, Settings, Target, frame_messages, take_turns
+from transkd_ros.benchmark.memory import growth_target, resident
+from transkd_ros.model.bundle import load_bundle
+
+pytestmark = pytest.mark.slow
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "camvid_lite0"
+ENVIRONMENT = os.environ | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "transkd_ros.benchmark", *map(str, arguments)]
+
+
+def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+# ---- targets -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("sense", "below", "equal", "above"),
+    [("≥", False, True, True), ("≤", True, True, False), ("<", True, False, False)],
+)
+def test_a_target_is_met_on_the_right_side_of_its_limit(sense, below, equal, above):
+    assert [Target("x", value, sense, 2.0, "ms").met for value in (1.9, 2.0, 2.1)] == [below, equal, above]
+
+
+def test_bf16_has_to_be_ten_times_faster_than_naive_and_fp32_six_times():
+    assert [rate.rate_target("bf16", ratio).met for ratio in (9.9, 10.0)] == [False, True]
+    assert [rate.rate_target("fp32", ratio).met for ratio in (5.9, 6.0)] == [False, True]
+
+
+def test_a_frame_may_be_older_than_the_engine_takes_by_two_camera_intervals():
+    assert age_target(0.0, engine=50.0).limit == pytest.approx(1.15 * 50 + 2 * 1000 / 30)
+
+
+def test_memory_may_shrink_but_not_grow_by_two_percent():
+    assert [growth_target(200.0, after).met for after in (150.0, 203.9, 204.1)] == [True, True, False]
+
+
+# ---- how it is measured --------------------------------------------------------------------------
+def test_peers_take_turns_over_the_same_frames():
+    calls = []
+    peers = {name: lambda frame, name=name: calls.append((name, frame)) for name in ("naive", "ours")}
+    times = take_turns(peers, range(100), TURN + 2)
+    assert [name for name, _ in calls] == ["naive"] * TURN + ["ours"] * TURN + ["naive"] * 2 + ["ours"] * 2
+    for name in peers:
+        assert [frame for who, frame in calls if who == name] == list(range(TURN + 2))
+        assert len(times[name]) == TURN + 2
+
+
+def test_resident_memory_is_that_of_the_process_in_megabytes():
+    before = resident(os.getpid())
+    block = np.ones(100_000_000, np.uint8)
+    after = resident(os.getpid())
+    assert 80 < after["now"] - before["now"] < 120
+    assert after["peak"] >= after["now"] > block.nbytes / 1e6
+
+
+def test_without_torch_our_rate_is_measured_and_the_naive_peer_skipped_with_a_note(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(rate, "find_spec", lambda name: None)
+    measurement = rate.measure(Settings(tiny_bundle, (64, 96), None, quick=True))
+    assert measurement.values["fps"]["fp32"] > 0
+    assert measurement.targets == []
+    assert any("naive peer skipped: torch" in note for note in measurement.notes)
+
+
+def test_every_usable_engine_is_timed_in_fp32(tiny_bundle):
+    values = engines.measure(Settings(tiny_bundle, (64, 96), None, quick=True)).values
+    usable = {f"{info['engine']} {info['device']} fp32" for info in values["engines"] if info["usable"]}
+    assert usable and usable <= set(values["ms"]) | {"torch CUDA fp32"}  # the bundle has no program for torch
+
+
+@pytest.mark.training
+def test_the_naive_peer_gives_the_masks_that_the_engine_gives():
+    pytest.importorskip("torch")
+    pytest.importorskip("segmentation_models_pytorch")
+    if not SHIPPED.is_dir():
+        pytest.skip(f"{SHIPPED} is not there")
+    from transkd_ros.benchmark.naive import NaiveSegmenter
+    from transkd_ros.frames import decode_image
+    from transkd_ros.model.engines import open_runtime
+    from transkd_ros.segmenter import Segmenter
+
+    bundle, size = load_bundle(SHIPPED), (128, 256)
+    naive = NaiveSegmenter(bundle, size, threads=2)
+    ours = Segmenter(open_runtime(bundle, device="cpu", precision="fp32", input_size=size))
+    for message in frame_messages(2, size):
+        mask = naive.segment(message)
+        assert len(np.unique(mask)) > 1
+        assert np.mean(mask == ours(decode_image(message)).mask) > 0.99
+
+
+# ---- the command ---------------------------------------------------------------------------------
+def test_a_quick_run_leaves_every_measurement_in_the_json(tmp_path, tiny_bundle):
+    pytest.importorskip("rclpy", reason="freshness and memory are those of a ROS 2 graph")
+    output = tmp_path / "benchmark.json"
+    result = benchmark("--model", tiny_bundle.path, "--size", "96x64", "--quick", "--output", output)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads(output.read_text())
+    assert report["machine"]["cpus"] and report["versions"]["numpy"] and report["date"] and report["quick"]
+    assert report["model"]["name"] == "tiny" and report["model"]["files"]
+
+    measurements = report["measurements"]
+    assert list(measurements) == ["naive", "node-cost", "engines", "freshness", "memory", "evaluation", "comparison"]
+    assert not [name for name, values in measurements.items() if "skipped" in values]
+    assert measurements["naive"]["fps"]["fp32"] > 0  # the network of this bundle has no naive peer
+    assert {"decode", "resize", "upsize", "message", "total"} == set(measurements["node-cost"]["ms"]["bgr8"])
+    assert measurements["freshness"]["answered"] > 0 and measurements["freshness"]["age_published_ms"]["p95"] > 0
+    assert measurements["memory"]["resident_mb"]["end"]["now"] > 10
+    assert measurements["comparison"]["ms"] > 0 and measurements["comparison"]["node_cpu_ms"] > 0
+    peaks = measurements["evaluation"]["memory"]["peak_mb"]
+    assert 10 < peaks["engine"] < peaks["evaluation"]
+    assert len(measurements["evaluation"]["frames_per_second"]["evaluation"]) == 1
+    counts = {"naive": 0, "node-cost": 1, "engines": 0, "freshness": 1, "memory": 2, "evaluation": 2, "comparison": 2}
+    for name, count in counts.items():
+        targets = measurements[name]["targets"]
+        assert len(targets) == count
+        for target in targets:
+            assert set(target) == {"name", "value", "sense", "limit", "unit", "met"}
+            assert target["name"] in result.stdout
+
+
+def test_an_interrupt_ends_it_and_keeps_what_was_measured(tmp_path, tiny_bundle):
+    pytest.importorskip("rclpy", reason="interrupted while a ROS 2 graph runs")
+    output = tmp_path / "benchmark.json"
+    options = ("--size", "96x64", "--frames", 3000, "--only", "naive", "memory", "--output", output)
+    with subprocess.Popen(
+        command("--model", tiny_bundle.path, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        next(line for line in process.stdout if "memory" in line)
+        time.sleep(1.0)  # any moment will do; by now the node is starting or running
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert list(json.loads(output.read_text())["measurements"]) == ["naive"]
+
+
+@pytest.mark.parametrize("arguments", [("--model", "no_such_model"), ("--size", "100x64")])
+def test_bad_input_ends_with_one_line(tmp_path, tiny_bundle, arguments):
+    result = benchmark("--model", tiny_bundle.path, "--quick", "--output", tmp_path / "o.json", *arguments)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1 and arguments[1] in result.stderr
+    assert not (tmp_path / "o.json").exists()

@@ -1,0 +1,82 @@
+"""Sources hand out the frames they promise, each with its own ground truth or none."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from transkd_ros.bags.image_folder import ImageFolderError
+from transkd_ros.bags.messages import image_message
+from transkd_ros.bags.storage import BagError, BagWriter
+from transkd_ros.demo import sources
+
+SECOND = 1_000_000_000
+
+
+def frame(value: int) -> np.ndarray:
+    return np.full((8, 10, 3), value, np.uint8)
+
+
+def write_bag(path, frames=(), masks=(), camera="/front", others=()):
+    with BagWriter(path) as bag:
+        for stamp in sorted({*frames, *masks}):
+            if stamp in frames:
+                bag.write(f"{camera}/image_raw", image_message(frame(stamp), "bgr8", stamp * SECOND))
+            if stamp in masks:
+                mask = image_message(frame(stamp)[..., 0], "mono8", stamp * SECOND)
+                bag.write(f"{camera}/ground_truth", mask)
+        for topic in others:
+            bag.write(topic, image_message(frame(1), "bgr8", SECOND))
+    return path
+
+
+def test_scenes_come_in_the_size_and_number_asked_for():
+    source = sources.scenes(3, size=(64, 96))
+    shots = list(source.shots())
+    assert (len(shots), source.length, source.compressed) == (3, 3, False)
+    assert shots[0].message.height == 64 and shots[0].truth.shape == (64, 96)
+    assert next(sources.scenes(1, size=(64, 96), labelled=False).shots()).truth is None
+
+
+def test_a_bag_frame_gets_the_mask_of_its_stamp_and_never_a_neighbours(tmp_path):
+    source = sources.bag(write_bag(tmp_path / "bag", frames=(2, 4, 5, 7), masks=(1, 2, 3, 5, 6)))
+    truths = [None if s.truth is None else int(s.truth[0, 0]) for s in source.shots()]
+    assert truths == [2, None, 5, None]
+    assert (source.camera, source.length) == ("/front", 4)
+
+
+def test_a_bag_keeps_its_rate_and_can_be_played_again(tmp_path):
+    source = sources.bag(write_bag(tmp_path / "bag", frames=(1, 2, 3, 4, 5)))
+    assert source.rate == pytest.approx(1.0)
+    assert len(list(source.shots())) == len(list(source.shots())) == 5
+
+
+def test_a_bag_of_one_frame_has_a_rate(tmp_path):
+    assert sources.bag(write_bag(tmp_path / "bag", frames=(1,))).rate == 1.0
+
+
+def test_a_bag_of_several_cameras_asks_for_the_topic(tmp_path):
+    path = write_bag(tmp_path / "bag", frames=(1,), others=("/back/camera/image_raw", "/view"))
+    with pytest.raises(BagError, match=r"/back/camera/image_raw, /front/image_raw, /view"):
+        sources.bag(path)
+    assert sources.bag(path, "/back/camera/image_raw").camera == "/back/camera"
+    assert sources.bag(path, "/view").camera == "/camera"
+    with pytest.raises(BagError, match="no topic /side"):
+        sources.bag(path, "/side")
+
+
+def test_a_folder_of_jpeg_and_png_travels_compressed_and_others_raw(tmp_path):
+    (tmp_path / "a").mkdir()
+    cv2.imwrite(str(tmp_path / "a" / "1.png"), frame(1))
+    cv2.imwrite(str(tmp_path / "a" / "2.jpg"), frame(2))
+    source = sources.images(tmp_path / "a")
+    assert source.compressed and [s.message.format for s in source.shots()] == ["png", "jpeg"]
+    cv2.imwrite(str(tmp_path / "a" / "3.bmp"), frame(3))
+    source = sources.images(tmp_path / "a")
+    assert not source.compressed and [s.message.encoding for s in source.shots()] == ["bgr8"] * 3
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(ImageFolderError, match="no images"):
+        sources.images(tmp_path)

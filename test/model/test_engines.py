@@ -1,0 +1,284 @@
+"""Every engine gives the same masks; which one is chosen, and why one cannot be, is said in one line."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EMPTY_SAFETENSORS, TINY_FIELDS
+
+from transkd_ros.model import engines as runtimes
+from transkd_ros.model.bundle import BundleError, write_bundle
+from transkd_ros.model.engines import RuntimeUnavailable, describe_engines, open_runtime
+from transkd_ros.model.engines.torch_program import read_program
+
+
+@pytest.fixture(scope="session")
+def torch_bundle(tmp_path_factory, tiny_bundle):
+    """The tiny bundle with a `model.pt2` that does the same."""
+    torch = pytest.importorskip("torch", reason="torch exports the program")
+
+    class BrightestChannel(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 1, bias=False)
+            torch.nn.init.eye_(self.conv.weight.data[:, :, 0, 0])
+
+        def forward(self, image):
+            confidence, classes = self.conv(image.permute(0, 3, 1, 2).float()).float().max(1)
+            return classes.to(torch.uint8), confidence.to(torch.uint8)
+
+    height, width = (torch.export.Dim(name, min=1, max=128) for name in ("height", "width"))
+    program = torch.export.export(
+        BrightestChannel().eval(),
+        (torch.zeros(1, 64, 96, 3, dtype=torch.uint8),),
+        dynamic_shapes={"image": {1: 32 * height, 2: 32 * width}},
+    )
+    file = tmp_path_factory.mktemp("program") / "model.pt2"
+    torch.export.save(program, file)
+    files = {name: tiny_bundle.path / name for name in ("model.onnx", "weights.safetensors")}
+    return write_bundle(file.parent / "tiny_torch", TINY_FIELDS, files | {"model.pt2": file})
+
+
+@pytest.fixture(params=["openvino", "onnxruntime", "torch"])
+def engine(request):
+    return request.param
+
+
+@pytest.fixture
+def bundle(engine, request):
+    pytest.importorskip(engine, reason=f"{engine} is not installed")
+    return request.getfixturevalue("torch_bundle" if engine == "torch" else "tiny_bundle")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(runtimes, "_has_nvidia_gpu", lambda: False)
+
+
+# ---- every engine --------------------------------------------------------------------------------
+def test_mask_and_confidence_are_those_of_the_graph(bundle, engine, colours):
+    runtime = open_runtime(bundle, engine, device="cpu")
+    mask, confidence = runtime.infer(colours)
+    assert mask.dtype == confidence.dtype == np.uint8
+    np.testing.assert_array_equal(mask, colours.argmax(2))
+    np.testing.assert_array_equal(confidence, colours.max(2))
+    assert (runtime.engine, runtime.device, runtime.input_size) == (engine, "CPU", (64, 96))
+    assert runtime.reason == f"{engine} on CPU ({runtime.precision}): as asked"
+    runtime.close()
+
+
+def test_a_mask_stays_as_it_was_when_the_next_frame_is_inferred(bundle, engine, colours):
+    runtime = open_runtime(bundle, engine, device="cpu")
+    first = runtime.infer(colours)
+    kept = first.mask.copy(), first.confidence.copy()
+    runtime.infer(255 - colours)
+    np.testing.assert_array_equal(first.mask, kept[0])
+    np.testing.assert_array_equal(first.confidence, kept[1])
+
+
+def test_another_input_size_gives_masks_of_that_size(bundle, engine):
+    runtime = open_runtime(bundle, engine, device="cpu", input_size=(96, 160), threads=1)
+    image = np.random.default_rng(1).integers(0, 256, (96, 160, 3), np.uint8)
+    np.testing.assert_array_equal(runtime.infer(image).mask, image.argmax(2))
+
+
+def test_without_want_confidence_there_is_only_a_mask(bundle, engine, colours):
+    mask, confidence = open_runtime(bundle, engine, device="cpu", want_confidence=False).infer(colours)
+    np.testing.assert_array_equal(mask, colours.argmax(2))
+    assert confidence is None
+
+
+def test_an_image_of_another_shape_dtype_or_layout_is_refused(bundle, engine, colours):
+    runtime = open_runtime(bundle, engine, device="cpu")
+    for image in (colours[:32], colours.astype(np.float32), colours[:, :, ::-1], colours[..., 0]):
+        with pytest.raises(ValueError, match=r"\(64, 96, 3\)"):
+            runtime.infer(image)
+
+
+def test_a_precision_the_device_lacks_is_refused_and_the_others_named(bundle, engine):
+    with pytest.raises(RuntimeUnavailable, match=r"on CPU has no fp16; it has .*fp32") as caught:
+        open_runtime(bundle, engine, device="cpu", precision="fp16")
+    assert engine in str(caught.value)
+
+
+def test_bf16_gives_the_same_classes_where_the_cpu_has_it(bundle, engine, colours):
+    try:
+        runtime = open_runtime(bundle, engine, device="cpu", precision="bf16")
+    except RuntimeUnavailable as error:
+        pytest.skip(str(error))
+    assert runtime.precision == "bf16"
+    np.testing.assert_array_equal(runtime.infer(colours).mask, colours.argmax(2))
+
+
+def test_an_unknown_device_is_refused_and_the_devices_named(bundle, engine):
+    with pytest.raises(RuntimeUnavailable, match=r"no device 'tpu' here; it has .*CPU"):
+        open_runtime(bundle, engine, device="tpu")
+
+
+# ---- files that do not run -----------------------------------------------------------------------
+@pytest.mark.parametrize("graph_engine", ["openvino", "onnxruntime"])
+def test_a_graph_that_is_no_onnx_is_one_clear_line(tmp_path, graph_engine):
+    pytest.importorskip(graph_engine)
+    files = {"model.onnx": b"garbage", "weights.safetensors": EMPTY_SAFETENSORS}
+    broken = write_bundle(tmp_path / "broken", TINY_FIELDS, files)
+    with pytest.raises(
+        RuntimeUnavailable, match=f"{graph_engine} cannot run the model in .*broken"
+    ) as caught:
+        open_runtime(broken, graph_engine)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_whose_output_breaks_the_contract_is_refused(tmp_path, tiny_bundle):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
+    model = onnx.load(tiny_bundle.model_onnx)
+    next(node for node in model.graph.node if node.output == ["mask"]).attribute[0].i = onnx.TensorProto.INT32
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    files = {"model.onnx": model.SerializeToString(), "weights.safetensors": EMPTY_SAFETENSORS}
+    with pytest.raises(BundleError, match="output mask is int32"):
+        open_runtime(write_bundle(tmp_path / "int32", TINY_FIELDS, files), "openvino")
+
+
+def test_torch_without_an_exported_program_names_the_export_option(tiny_bundle):
+    with pytest.raises(RuntimeUnavailable, match=r"no model\.pt2.*export\.py --torch"):
+        open_runtime(tiny_bundle, "torch")
+
+
+# ---- the choice ----------------------------------------------------------------------------------
+def test_auto_takes_openvino_where_there_is_no_gpu_and_says_why(tiny_bundle, no_gpu):
+    pytest.importorskip("openvino")
+    runtime = open_runtime(tiny_bundle)
+    assert runtime.reason == f"openvino on {runtime.device} ({runtime.precision}): no NVIDIA GPU found"
+
+
+def test_auto_falls_back_to_the_next_engine_when_one_is_not_installed(tiny_bundle, no_gpu, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runtimes, "_engine_module", without("openvino", runtimes._engine_module))
+    reason = open_runtime(tiny_bundle).reason
+    assert reason == "onnxruntime on CPU (fp32): no NVIDIA GPU found; openvino not installed"
+
+
+def without(missing, engine_module):
+    def find(engine):
+        if engine == missing:
+            raise RuntimeUnavailable(f"{engine} not installed")
+        return engine_module(engine)
+
+    return find
+
+
+def test_auto_with_a_gpu_prefers_torch_then_tensorrt_then_cuda(monkeypatch, tiny_bundle):
+    tried = []
+
+    def load(engine, bundle, options, because):
+        tried.append((engine, options.device))
+        raise RuntimeUnavailable("refused")
+
+    monkeypatch.setattr(runtimes, "_has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(runtimes, "_load", load)
+    with pytest.raises(RuntimeUnavailable, match=r"no engine runs .*tiny: refused$"):
+        open_runtime(tiny_bundle)
+    gpu = [("torch", "CUDA"), ("onnxruntime", "TensorRT"), ("onnxruntime", "CUDA")]
+    assert tried == [*gpu, ("openvino", "auto"), ("onnxruntime", "CPU")]
+
+
+def test_cuda_without_a_gpu_says_so(tiny_bundle, no_gpu):
+    with pytest.raises(RuntimeUnavailable, match="no NVIDIA GPU found"):
+        open_runtime(tiny_bundle, device="cuda")
+
+
+@pytest.mark.parametrize("size", [(64, 100), (0, 64), (64, 8192), (64,), (-32, 64)])
+def test_an_input_size_off_the_grid_or_out_of_range_is_refused(tiny_bundle, size):
+    with pytest.raises(ValueError, match=r"multiples of 32 within 32\.\.4096"):
+        open_runtime(tiny_bundle, input_size=size)
+
+
+def test_unknown_arguments_are_refused_and_the_known_listed(tiny_bundle):
+    with pytest.raises(ValueError, match=r"unknown engine 'tvm'; choose auto, .*openvino"):
+        open_runtime(tiny_bundle, engine="tvm")
+    with pytest.raises(ValueError, match="unknown precision 'int4'; choose auto"):
+        open_runtime(tiny_bundle, precision="int4")
+    with pytest.raises(ValueError, match="threads is -1"):
+        open_runtime(tiny_bundle, threads=-1)
+
+
+def test_every_engine_is_described_and_torch_is_not_imported_without_a_gpu(no_gpu, monkeypatch):
+    imported = []
+    find = runtimes._engine_module
+    monkeypatch.setattr(runtimes, "_engine_module", lambda engine: (imported.append(engine), find(engine))[1])
+    infos = describe_engines()
+    assert {info.engine for info in infos} == set(runtimes.ENGINES)
+    assert ("torch", "CUDA", False, "no NVIDIA GPU found") in infos
+    assert "torch" not in imported
+
+
+# ---- model.pt2 holds no code ---------------------------------------------------------------------
+def rewritten(bundle, tmp_path, change) -> Path:
+    """`model.pt2` of `bundle` with its members changed by `change(members)`, a dict of names and bytes."""
+    with zipfile.ZipFile(bundle.exported_program) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    file = tmp_path / "changed.pt2"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file
+
+
+def only(members, ending):
+    return next(name for name in members if name.endswith(ending))
+
+
+def test_the_pickled_sample_inputs_of_a_program_are_never_read(torch_bundle):
+    with zipfile.ZipFile(read_program(torch_bundle.exported_program)) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    assert contents[only(contents, "sample_inputs/model.pt")] == b""
+    assert not any(content.startswith((b"PK", b"\x80")) for content in contents.values())
+
+
+def replace_in_program(old, new):
+    def change(members):
+        name = only(members, "models/model.json")
+        changed = members[name].replace(old, new)
+        assert changed != members[name]
+        members[name] = changed
+
+    return change
+
+
+def ask_for_a_pickle(members):
+    name = only(members, "model_weights_config.json")
+    members[name] = members[name].replace(b'"use_pickle": false', b'"use_pickle": true')
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (ask_for_a_pickle, "asks for a pickle"),
+        (
+            lambda members: members.update({"m/data/constants/custom_obj_0": b""}),
+            "it holds m/data/constants/custom_obj_0",
+        ),
+        (
+            lambda members: members.update({"m/data/aotinductor/model/x.so": b""}),
+            "it holds m/data/aotinductor",
+        ),
+        (
+            replace_in_program(b"torch.ops.aten.conv2d.default", b"torch.os.system"),
+            r"it calls torch\.os\.system",
+        ),
+        (replace_in_program(b"Integer(32)", b"exec(chr(32))"), "it holds the expression"),
+    ],
+)
+def test_a_program_that_carries_code_is_refused(torch_bundle, tmp_path, change, what):
+    with pytest.raises(BundleError, match=what):
+        read_program(rewritten(torch_bundle, tmp_path, change))
+
+
+def test_a_program_that_is_no_archive_is_refused(tmp_path):
+    (tmp_path / "model.pt2").write_bytes(b"garbage")
+    with pytest.raises(BundleError, match=r"not a plain torch\.export program"):
+        read_program(tmp_path / "model.pt2")

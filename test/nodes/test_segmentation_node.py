@@ -1,0 +1,554 @@
+"""The segmentation node, running: every test talks to it over ROS only, as a camera, a viewer or an operator would."""
+
+from __future__ import annotations
+
+import array
+import re
+import select
+import shutil
+import signal
+import threading
+from contextlib import contextmanager
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a ROS 2 installation")
+
+from builtin_interfaces.msg import Time
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rclpy.parameter import Parameter, parameter_value_to_python
+from ros_graph import DEADLINE, process, spinning, wait_until
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+
+from transkd_ros.model.engines import Prediction
+from transkd_ros.model.labels import LabelTable
+from transkd_ros.nodes.segmentation import node as segmentation
+from transkd_ros.nodes.segmentation.node import SegmentationNode
+from transkd_ros.nodes.segmentation.parameters import OPTIONS
+
+pytestmark = pytest.mark.ros
+NODE = "segmentation_node"
+CAMERA = f"{NODE}: camera"
+OK, WARN, ERROR = b"\0", b"\1", b"\2"
+
+
+@contextmanager
+def running(model, **parameters):
+    """The node in this process, with quick diagnostics, and reliable subscriptions so that no test loses a frame."""
+    values = {"model": str(model), "diagnostics_period": 0.05, "qos_reliability": "reliable", **parameters}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    with spinning(lambda context: SegmentationNode(context=context, parameter_overrides=overrides)) as node:
+        yield node
+
+
+@pytest.fixture
+def bundle_path(tiny_bundle):
+    return tiny_bundle.path
+
+
+def image(pixels, encoding="rgb8", sec=0, padding=0, is_bigendian=0):
+    """A message of (H, W[, C]) pixels; a row is followed by `padding` bytes."""
+    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(len(pixels), -1)
+    padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
+    message = Image(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        step=padded.shape[1],
+        is_bigendian=is_bigendian,
+        data=array.array("B", padded.tobytes()),
+    )
+    message.header.frame_id = "lens"
+    message.header.stamp.sec = sec
+    return message
+
+
+def compressed(pixels, suffix=".png", sec=0):
+    data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+    message = CompressedImage(format=suffix[1:], data=array.array("B", data))
+    message.header.stamp.sec = sec
+    return message
+
+
+def pixels_of(message):
+    """(H, W) or (H, W, 3) uint8 of a message without padding."""
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, -1).squeeze()
+
+
+def log_lines(capfd, severity):
+    """What was logged since the last call."""
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith(f"[{severity}]")]
+
+
+def change_state(user, label):
+    request, nothing = ChangeState.Request(), ChangeState.Request()
+    request.transition.label, nothing.transition.label = label, "none"
+    return user.call(ChangeState, f"/{NODE}/change_state", request, probe=nothing).success
+
+
+def state(user):
+    return user.call(GetState, f"/{NODE}/get_state", GetState.Request()).current_state.label
+
+
+def set_parameter(user, name, value):
+    """(successful, reason) of the node's parameter service."""
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    result = user.call(SetParameters, f"/{NODE}/set_parameters", request).results[0]
+    return result.successful, result.reason
+
+
+def get_parameter(user, name):
+    values = user.call(GetParameters, f"/{NODE}/get_parameters", GetParameters.Request(names=[name])).values
+    return parameter_value_to_python(values[0]) if values else None
+
+
+class GatedRuntime:
+    """Stands for an engine whose inferences end when the test says so; `seen` are the red levels of their images."""
+
+    engine, device, precision, input_size, reason = "gated", "none", "fp32", (64, 96), "for a test"
+
+    def __init__(self):
+        self.seen = []
+        self.gate = threading.Semaphore(0)
+        self.error = None
+
+    def infer(self, image):
+        self.seen.append(int(image[0, 0, 0]))
+        self.gate.acquire(timeout=30)
+        if self.error:
+            raise self.error
+        return Prediction(np.zeros(self.input_size, np.uint8), None)
+
+    def close(self):
+        self.gate.release(1000)
+
+
+@pytest.fixture
+def gated(monkeypatch):
+    runtime = GatedRuntime()
+    monkeypatch.setattr(segmentation, "open_runtime", lambda *args, **kwargs: runtime)
+    yield runtime
+    runtime.close()
+
+
+def level(value):
+    """A frame that GatedRuntime recognises."""
+    return image(np.full((64, 96, 3), value, np.uint8), sec=value)
+
+
+# ---- frames that are fine ------------------------------------------------------------------------
+
+GOOD_IMAGES = {
+    "rgb8": lambda rgb: image(rgb, "rgb8", sec=7),
+    "bgr8 in padded rows": lambda rgb: image(rgb[..., ::-1], "bgr8", sec=7, padding=13),
+    "rgb16 little-endian": lambda rgb: image((rgb * np.uint16(256)).astype("<u2"), "rgb16", sec=7, is_bigendian=0),
+    "rgb16 big-endian": lambda rgb: image((rgb * np.uint16(256)).astype(">u2"), "rgb16", sec=7, is_bigendian=1),
+}
+
+
+@pytest.mark.parametrize("make", GOOD_IMAGES.values(), ids=GOOD_IMAGES)
+def test_an_image_gets_its_mask_with_the_header_copied(user, bundle_path, colours, make):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    message = make(colours)
+    message.header.stamp.nanosec = 123456789
+    with running(bundle_path, qos_reliability="best_effort"):
+        mask = user.send_until(lambda: masks, "a mask", "camera/image_raw", message)[0]
+    assert mask.header == message.header
+    assert (mask.encoding, mask.step) == ("mono8", 96)
+    np.testing.assert_array_equal(pixels_of(mask), colours.argmax(axis=2))
+
+
+def test_a_compressed_image_gets_its_mask(user, bundle_path, colours):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path, image_transport="compressed"):
+        topic = "camera/image_raw/compressed"
+        mask = user.send_until(lambda: masks, "a mask", topic, compressed(colours))[0]
+    np.testing.assert_array_equal(pixels_of(mask), colours.argmax(axis=2))
+
+
+def test_a_best_effort_and_a_reliable_viewer_both_get_the_mask(user, bundle_path, colours):
+    best_effort = user.listen(Image, "camera/segmentation/mask", "BEST_EFFORT")
+    reliable = user.listen(Image, "camera/segmentation/mask", "RELIABLE")
+    with running(bundle_path):
+        user.send_until(lambda: best_effort and reliable, "a mask for both", "camera/image_raw", image(colours))
+
+
+def test_the_mask_has_the_size_of_the_frame_or_of_the_model(user, bundle_path):
+    frame = image(np.full((100, 200, 3), (10, 200, 30), np.uint8))
+    masks = user.listen(Image, "camera/segmentation/mask")
+    for mask_size, expected in (("frame", (100, 200)), ("model", (64, 96))):
+        masks.clear()
+        with running(bundle_path, mask_size=mask_size):
+            mask = user.send_until(lambda: masks, "a mask", "camera/image_raw", frame)[0]
+        assert (mask.height, mask.width) == expected
+        assert set(mask.data) == {1}
+
+
+def test_overlay_and_confidence_are_made_only_while_someone_listens(user, bundle_path, colours, monkeypatch):
+    made = []
+    overlay = LabelTable.overlay
+    monkeypatch.setattr(LabelTable, "overlay", lambda *args: made.append(overlay(*args)) or made[-1])
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path):
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+        assert not made
+        overlays = user.listen(Image, "camera/segmentation/overlay")
+        confidences = user.listen(Image, "camera/segmentation/confidence")
+        user.send_until(lambda: overlays and confidences, "both", "camera/image_raw", image(colours, sec=5))
+    assert (overlays[0].encoding, overlays[0].header.frame_id) == ("rgb8", "lens")
+    np.testing.assert_array_equal(pixels_of(overlays[0]), made[0])
+    np.testing.assert_array_equal(pixels_of(confidences[0]), colours.max(axis=2))
+
+
+# ---- freshness and fairness ----------------------------------------------------------------------
+
+
+def test_of_the_frames_that_come_during_an_inference_only_the_newest_is_segmented(
+    user, diagnostics, gated, bundle_path
+):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path):
+        user.send("camera/image_raw", level(1))
+        wait_until(lambda: gated.seen, "the first inference")
+        for number in (2, 3, 4, 5):
+            user.send("camera/image_raw", level(number))
+            diagnostics.wait_for(CAMERA, "received", number)
+        gated.gate.release(2)
+        wait_until(lambda: gated.seen == [1, 5], "an inference of the newest frame only")
+        diagnostics.wait_for(CAMERA, "processed", 2)
+        diagnostics.wait_for(CAMERA, "dropped superseded", 3)
+    assert masks[-1].header.stamp.sec == 5
+
+
+def test_a_fast_camera_does_not_starve_a_slow_one(user, diagnostics, gated, bundle_path):
+    with running(bundle_path, cameras=["front/left", "right"]):
+        received = {"front/left": 0, "right": 0}
+
+        def send(camera, number):
+            user.send(f"{camera}/image_raw", level(number))
+            received[camera] += 1
+            diagnostics.wait_for(f"{NODE}: {camera}", "received", received[camera])
+
+        send("front/left", 1)
+        wait_until(lambda: gated.seen == [1], "the first inference")
+        send("front/left", 2)
+        send("right", 11)
+        send("front/left", 3)
+        gated.gate.release()
+        wait_until(lambda: gated.seen == [1, 3], "the left camera's newest")
+        send("front/left", 4)
+        gated.gate.release(3)
+        wait_until(lambda: gated.seen == [1, 3, 11, 4], "the right camera between two frames of the left one")
+
+
+def test_a_frame_older_than_max_frame_age_is_dropped_and_one_without_a_stamp_is_not(
+    user, diagnostics, bundle_path, colours
+):
+    def taken(seconds_ago):
+        message = image(colours)
+        message.header.stamp = Time(sec=user.node.get_clock().now().seconds_nanoseconds()[0] - seconds_ago)
+        return message
+
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path, max_frame_age=60.0):
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+        user.send("camera/image_raw", taken(seconds_ago=1000))
+        diagnostics.wait_for(CAMERA, "dropped stale", 1)
+        from_the_future = taken(seconds_ago=-1000)
+        user.send("camera/image_raw", from_the_future)
+        wait_until(lambda: masks[-1].header == from_the_future.header, "the mask of a camera whose clock is ahead")
+        assert set_parameter(user, "max_frame_age", 0.0)[0]
+        old = taken(seconds_ago=1000)
+        user.send("camera/image_raw", old)
+        wait_until(lambda: masks[-1].header == old.header, "the mask of an old frame, now that age does not matter")
+
+
+def test_ages_are_measured_in_simulated_time_which_may_jump_back(user, diagnostics, bundle_path, colours):
+    masks = user.listen(Image, "camera/segmentation/mask")
+
+    def clock_shows(node, sec):
+        user.send_until(
+            lambda: node.get_clock().now().nanoseconds == sec * 10**9,
+            f"time {sec}",
+            "/clock",
+            Clock(clock=Time(sec=sec)),
+        )
+
+    with running(bundle_path, use_sim_time=True, max_frame_age=0.5) as node:
+        for now in (1000, 500):
+            clock_shows(node, now)
+            user.send_until(
+                lambda now=now: any(mask.header.stamp.sec == now for mask in masks),
+                f"the mask of a frame taken at {now}",
+                "camera/image_raw",
+                image(colours, sec=now),
+            )
+        user.send("camera/image_raw", image(colours, sec=490))
+        diagnostics.wait_for(CAMERA, "dropped stale", 1)
+
+
+# ---- frames that are not fine --------------------------------------------------------------------
+
+
+def changed(message, **fields):
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+BAD_IMAGES = {
+    "unknown encoding": ("encoding", lambda rgb: image(rgb, "plaid8")),
+    "too few bytes": ("length", lambda rgb: changed(image(rgb), data=array.array("B", bytes(100)))),
+    "no bytes": ("length", lambda rgb: changed(image(rgb), data=array.array("B"))),
+    "step smaller than a row": ("step", lambda rgb: changed(image(rgb), step=96)),
+    "no rows": ("size", lambda rgb: changed(image(rgb), height=0)),
+    "no columns": ("size", lambda rgb: changed(image(rgb), width=0)),
+    "absurd size": ("size", lambda rgb: changed(image(rgb), height=2**31, width=2**31, step=2**32 - 1)),
+}
+BAD_COMPRESSED = {
+    "broken JPEG": ("compressed", lambda rgb: cut(compressed(rgb, ".jpg"), 0.6)),
+    "no bytes": ("compressed", lambda rgb: cut(compressed(rgb), 0)),
+    "PNG header only": ("compressed", lambda rgb: cut(compressed(rgb), 0.1)),
+    "another format": ("compressed", lambda rgb: compressed(rgb, ".bmp")),
+}
+
+
+def cut(message, share):
+    return changed(message, data=message.data[: int(share * len(message.data))])
+
+
+def check_survival(user, diagnostics, model, colours, transport, cases, good):
+    """Each bad frame is counted by its cause, and the good frame after it gets its mask."""
+    topic = "camera/image_raw" + ("/compressed" if transport == "compressed" else "")
+    masks = user.listen(Image, "camera/segmentation/mask")
+    counts = {}
+    with running(model, image_transport=transport):
+        user.send_until(lambda: masks, "a mask", topic, good(colours, sec=1))
+        for number, (cause, make) in enumerate(cases.values(), start=10):
+            user.send(topic, make(colours))
+            counts[cause] = counts.get(cause, 0) + 1
+            diagnostics.wait_for(CAMERA, f"dropped {cause}", counts[cause])
+            user.send(topic, good(colours, sec=number))
+            wait_until(lambda number=number: masks[-1].header.stamp.sec == number, f"a mask after {cause}")
+        assert state(user) == "active"
+
+
+def test_bad_images_are_counted_by_cause_and_the_next_good_frame_gets_its_mask(user, diagnostics, bundle_path, colours):
+    check_survival(user, diagnostics, bundle_path, colours, "raw", BAD_IMAGES, lambda rgb, sec: image(rgb, sec=sec))
+
+
+def test_bad_compressed_images_are_counted_and_the_next_good_frame_gets_its_mask(
+    user, diagnostics, bundle_path, colours
+):
+    def good(rgb, sec):
+        return compressed(rgb, ".jpg", sec)
+
+    check_survival(user, diagnostics, bundle_path, colours, "compressed", BAD_COMPRESSED, good)
+
+
+def test_bad_frames_make_the_diagnostics_warn_and_are_logged_once_a_second_per_cause(
+    user, diagnostics, bundle_path, colours, capfd
+):
+    with running(bundle_path):
+        bad = changed(image(colours), step=1)
+        user.send("camera/image_raw", bad)
+        wait_until(lambda: diagnostics.latest(CAMERA) and diagnostics.latest(CAMERA).level == WARN, "a warning")
+        for number in range(2, 6):
+            user.send("camera/image_raw", bad)
+            diagnostics.wait_for(CAMERA, "dropped step", number)
+        user.send("camera/image_raw", image(colours, "plaid8"))
+        diagnostics.wait_for(CAMERA, "dropped encoding", 1)
+        wait_until(lambda: diagnostics.latest(CAMERA).level == OK, "the end of the warning")
+    lines = log_lines(capfd, "WARN")
+    assert any("(encoding)" in line for line in lines)
+    stamps = [float(re.search(r"\[(\d+\.\d+)\]", line)[1]) for line in lines if "(step)" in line]
+    assert stamps and all(later - earlier > 0.9 for earlier, later in pairwise(stamps))
+
+
+def test_an_engine_that_fails_is_reported_and_the_node_goes_on_when_it_recovers(user, diagnostics, gated, bundle_path):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    gated.error = RuntimeError("the accelerator is on fire")
+    gated.gate.release(1000)
+    with running(bundle_path):
+        for number in (1, 2, 3):
+            user.send("camera/image_raw", level(number))
+            diagnostics.wait_for(CAMERA, "dropped internal", number)
+        status = wait_until(
+            lambda: (found := diagnostics.latest(f"{NODE}: node")).level == ERROR and found, "an error status"
+        )
+        assert "the accelerator is on fire" in status.message
+        assert state(user) == "active"
+        gated.error = None
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", level(4))
+        wait_until(lambda: diagnostics.latest(f"{NODE}: node").level == OK, "the end of the error")
+
+
+# ---- lifecycle, bundles, parameters --------------------------------------------------------------
+
+
+def test_the_lifecycle_services_drive_the_node(user, diagnostics, bundle_path, colours):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path, autostart=False) as node:
+        assert state(user) == "unconfigured"
+        for _ in range(2):
+            assert change_state(user, "configure") and state(user) == "inactive"
+            assert get_parameter(user, "class_names") == ["red", "green", "blue"]
+            wait_until(
+                lambda: diagnostics.latest(f"{NODE}: node").message == "inactive",
+                "the state in the diagnostics",
+            )
+            assert node.count_subscribers("camera/image_raw") == 0
+            assert change_state(user, "activate") and state(user) == "active"
+            masks.clear()
+            user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+            assert change_state(user, "deactivate") and change_state(user, "cleanup")
+            wait_until(lambda: node.count_publishers("camera/segmentation/mask") == 0, "the end of the topics")
+            assert get_parameter(user, "class_names") is None
+        assert change_state(user, "shutdown") and state(user) == "finalized"
+
+
+def test_a_missing_or_altered_model_leaves_the_node_unconfigured_until_it_is_put_right(
+    user, bundle_path, colours, tmp_path, capfd
+):
+    altered = shutil.copytree(bundle_path, tmp_path / "altered")
+    with (altered / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path, autostart=False):
+        for model in (altered, tmp_path / "missing"):
+            assert set_parameter(user, "model", str(model)) == (True, "")
+            log_lines(capfd, "ERROR")
+            assert not change_state(user, "configure") and state(user) == "unconfigured"
+            (line,) = log_lines(capfd, "ERROR")
+            assert str(model) in line
+        assert set_parameter(user, "model", str(bundle_path)) == (True, "")
+        assert change_state(user, "configure") and change_state(user, "activate")
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+
+
+def test_an_autostart_that_fails_leaves_a_node_that_says_why_in_the_diagnostics(user, diagnostics, tmp_path):
+    name = f"{NODE}: node"
+    with running(tmp_path / "missing"):
+        wait_until(lambda: (status := diagnostics.latest(name)) and "missing" in status.message, "the reason")
+        assert diagnostics.latest(name).level == ERROR
+        assert state(user) == "unconfigured"
+
+
+@pytest.mark.parametrize(
+    "name, value, reason",
+    [
+        ("mask_size", "huge", "not one of frame, model"),
+        ("threads", -1, "out of range"),
+        ("overlay_alpha", 1.5, "out of range"),
+        ("max_frame_age", -1.0, "out of range"),
+        ("max_frame_age", "soon", "type"),
+        ("cameras", ["left", "left"], "twice"),
+        ("cameras", ["front camera"], "'front camera' is not a ROS name"),
+        ("input_size", [64], "[height, width]"),
+        ("autostart", False, "read-only"),
+    ],
+)
+def test_a_bad_parameter_is_refused_with_the_reason_and_the_old_one_stays(user, bundle_path, name, value, reason):
+    with running(bundle_path, autostart=False):
+        before = get_parameter(user, name)
+        successful, why = set_parameter(user, name, value)
+        assert not successful and reason in why
+        assert get_parameter(user, name) == before
+
+
+def test_every_parameter_describes_itself(user, bundle_path):
+    request = DescribeParameters.Request(names=[option.name for option in OPTIONS])
+    with running(bundle_path, autostart=False):
+        described = user.call(DescribeParameters, f"/{NODE}/describe_parameters", request).descriptors
+    assert [descriptor.name for descriptor in described] == request.names
+    assert all(descriptor.description.endswith(".") for descriptor in described)
+
+
+def test_parameters_of_a_configured_node_are_refused_unless_they_apply_at_once(user, bundle_path):
+    with running(bundle_path):
+        wait_until(lambda: state(user) == "active", "the active state")
+        successful, reason = set_parameter(user, "model", "other")
+        assert not successful and "deactivate and cleanup first" in reason
+        assert not set_parameter(user, "class_names", ["cat"])[0]
+        assert set_parameter(user, "overlay_alpha", 0.25) == (True, "")
+
+
+# ---- the process ---------------------------------------------------------------------------------
+
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+
+
+@SIGNALS
+def test_a_signal_ends_the_process_without_a_traceback(user, bundle_path, colours, number):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with process("-m", "transkd_ros.nodes.segmentation", "--ros-args", "-p", f"model:={bundle_path}") as child:
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+        child.send_signal(number)
+        output, errors = child.communicate(timeout=DEADLINE)
+    assert child.returncode == 0, errors
+    assert "Traceback" not in output + errors
+
+
+HANGING = """
+import sys, time
+from transkd_ros.nodes.segmentation import node as segmentation
+class Hanging:
+    engine, device, precision, input_size, reason = "hanging", "none", "fp32", (64, 96), "for a test"
+    def infer(self, image):
+        print("inferring", flush=True)
+        time.sleep(1000)
+    def close(self): pass
+segmentation.open_runtime = lambda *args, **kwargs: Hanging()
+sys.exit(segmentation.main())
+"""
+
+
+@SIGNALS
+def test_a_signal_ends_the_process_during_an_endless_inference(user, bundle_path, colours, number):
+    arguments = ["--ros-args", "-p", f"model:={bundle_path}", "-p", "qos_reliability:=reliable"]
+    with process("-c", HANGING, *arguments) as child:
+        user.send_until(
+            lambda: select.select([child.stdout], [], [], 0)[0], "an inference", "camera/image_raw", image(colours)
+        )
+        child.send_signal(number)
+        output, errors = child.communicate(timeout=DEADLINE)
+    assert child.returncode == 0, errors
+    assert "Traceback" not in output + errors
+
+
+ENDED_UNDERWAY = """
+import sys, rclpy
+from transkd_ros.nodes.segmentation import node as segmentation
+def spin(node):
+    rclpy.shutdown()  # what the signal handler does, at any moment
+    raise RuntimeError("failed to initialize wait set: the given context is not valid")  # RCLError is one
+segmentation.rclpy.spin = spin
+sys.exit(segmentation.main())
+"""
+
+
+def test_a_signal_while_the_executor_uses_ros_ends_the_process_without_a_traceback():
+    with process("-c", ENDED_UNDERWAY, "--ros-args", "-p", "autostart:=false") as child:
+        _, errors = child.communicate(timeout=DEADLINE)
+    assert child.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [(["-p", "mask_size:=huge"], "not one of frame, model"), (["-p", "threads"], "threads")],
+    ids=["bad value", "malformed"],
+)
+def test_unacceptable_arguments_end_the_process_with_one_line_and_code_2(arguments, reason):
+    with process("-m", "transkd_ros.nodes.segmentation", "--ros-args", *arguments) as child:
+        _, errors = child.communicate(timeout=DEADLINE)
+    assert child.returncode == 2
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and reason in lines[0]
+    assert "Traceback" not in errors

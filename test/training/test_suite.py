@@ -1,0 +1,348 @@
+"""A suite of methods: which runs it makes, resumes and refuses, and what its table says of them."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch", reason="the training wing needs torch")
+pytest.importorskip("lightning")
+
+from training import compare, distill  # noqa: E402
+from training.suite import steps  # noqa: E402
+from training.suite.file import altered, read_suite  # noqa: E402
+from training.suite.page import page, spread, summarise  # noqa: E402
+from training.suite.plan import Method, Suite, TeacherRun  # noqa: E402
+from training.suite.plot import picture  # noqa: E402
+from transkd_ros.cli import CommandError  # noqa: E402
+
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore:LightningCLI.s args parameter"),
+]
+RECIPES = Path(__file__).parents[2] / "config" / "recipes"
+
+
+def a_run(miou, **changes):
+    return {
+        "name": "a run", "method": "CWD", "network": "segformer mit_b0", "teacher": "some.ckpt", "val_miou": miou,
+        "val_iou": {"road": miou + 0.1, "pole": miou - 0.1}, "epochs": 3, "steps": 30, "seed": 1, "wall_seconds": 120,
+        "parameters": 3_700_000, "macs": 10**9, "macs_at": [256, 320], "precision": "bf16-mixed",
+        "machine": {"cpu": "some CPU", "cpus": 2}, **changes,
+    }  # fmt: skip
+
+
+def a_suite(**changes):
+    """Two methods under a teacher each, with two seeds."""
+    methods = [Method("CWD", Path("c.yaml"), "near"), Method("SD", Path("s.yaml"), "far")]
+    teachers = {name: TeacherRun(Path("t.yaml"), Path(name)) for name in ("near", "far")}
+    suite = Suite("A title", Path("out"), Path("runs"), Method("alone", Path("a.yaml")), teachers, methods, [1, 2])
+    return replace(suite, **changes)
+
+
+STEPS = {
+    "ratio": {"alone": 1.0, "CWD": 1.25},
+    "training_only": {"CWD": {"parameters": 5000, "macs": 2 * 10**9}},
+    "crop": [256, 320],
+    "batch": 8,
+    "steps": 12,
+    "machine": {"cpu": "some CPU", "cpus": 2},
+}
+
+
+def test_a_table_over_two_seeds_is_that_worked_out_by_hand():
+    runs = {("alone", 1): a_run(0.40), ("alone", 2): a_run(0.44)}
+    newer = {"val_high_precision_accuracy": 0.7}
+    runs |= {("CWD", 1): a_run(0.50, **newer), ("CWD", 2): a_run(0.56, **newer)}
+    teachers = {"near": a_run(0.60, macs=4 * 10**9, same_data=True)}
+    result = summarise(a_suite(), runs, teachers, STEPS, {})
+
+    shares = [run["gap_recovered"] for run in result["runs"]]
+    assert shares == [None, None, pytest.approx(0.10 / 0.20), pytest.approx(0.12 / 0.16)]
+    assert [(run["method"], run["seed"], run["step_cost_ratio"]) for run in result["runs"]] == [
+        ("alone", 1, 1.0), ("alone", 2, 1.0), ("CWD", 1, 1.25), ("CWD", 2, 1.25)
+    ]  # fmt: skip
+    alone, cwd, unmade = result["methods"]
+    assert cwd["val_miou"] == {"mean": pytest.approx(0.53), "std": pytest.approx(0.03 * 2**0.5)}
+    assert cwd["gap_recovered"] == {"mean": pytest.approx(0.625), "std": pytest.approx(0.125 * 2**0.5)}
+    assert cwd["val_iou"] == {"road": pytest.approx(0.63), "pole": pytest.approx(0.43)}
+    assert (cwd["macs_of_teacher"], alone["gap_recovered"], unmade["val_miou"]) == (0.25, None, None)
+
+    lines = page(a_suite(), result, "command", "out.png").splitlines()
+    assert "| alone | – | – | 42.00 ± 2.83% | – | 1.00× | – | – | – | 2 |" in lines
+    assert "| CWD | near | 60.00% | 53.00 ± 4.24% | 62.5 ± 17.7% | 1.25× | 0.005 M | 2.00 | – | 2 |" in lines
+    assert "| SD | far | – | – | – | – | – | – | – | – |" in lines
+    assert "| CWD | – | 70.00 ± 0.00% | – | 3.70 M | 1.00 | 25.0% |" in lines
+    assert "| pole | 50.0% | 32.0% | 43.0% |" in lines
+    assert "- Not run, cells left empty: SD." in lines
+
+
+def test_a_single_seed_has_no_deviation_and_no_value_no_mean():
+    assert spread([0.5, None]) == {"mean": 0.5, "std": None}
+    assert spread([None]) is None
+
+
+def test_there_is_no_gap_to_a_teacher_that_was_validated_on_other_data():
+    runs = {("alone", 1): a_run(0.4), ("SD", 1): a_run(0.5)}
+    result = summarise(a_suite(seeds=[1]), runs, {"far": a_run(0.9, same_data=False)}, None, {})
+    assert result["runs"][1]["gap_recovered"] is None
+    text = page(a_suite(seeds=[1]), result, "command", "out.png")
+    assert "| SD | far | – | 50.00% | – | – | – | – | – | 2 |" in text
+    assert "- far is validated on data of its own" in text
+
+
+@pytest.mark.parametrize("runs", [{}, {("alone", 1): a_run(0.4), ("SD", 1): a_run(0.5)}])
+def test_the_picture_is_drawn_of_what_there_is(runs):
+    result = summarise(a_suite(), runs, {"near": a_run(0.6, same_data=True)}, STEPS if runs else None, {})
+    assert picture(result, "A title").startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def suite_file(tmp_path, shared_scene_tree, random_teacher):
+    """A suite of a student and two methods on five small images, below a teacher that is there."""
+    teacher = tmp_path / "teacher"
+    (teacher / "checkpoints").mkdir(parents=True)
+    shutil.copy(random_teacher("mit_b1"), teacher / "checkpoints" / "best.ckpt")
+    shutil.copy(RECIPES / "camvid_teacher.yaml", teacher / "config.yaml")
+    (teacher / "metrics.json").write_text(json.dumps(a_run(0.5)))
+    data = {
+        "root": str(shared_scene_tree),
+        "crop": [64, 64],
+        "val_size": [64, 96],
+        "batch_size": 2,
+        "scenes": 0,
+        "workers": 0,
+    }
+    values = {
+        "title": "A title",
+        "output": str(tmp_path / "docs" / "methods"),
+        "folder": str(tmp_path / "runs"),
+        "overrides": {"trainer.max_epochs": 1, "trainer.check_val_every_n_epoch": 1, "trainer.accelerator": "cpu"}
+        | {f"data.init_args.{name}": value for name, value in data.items()},
+        "teachers": {"B1": {"recipe": str(RECIPES / "camvid_teacher.yaml"), "run": str(teacher)}},
+        "student": {"method": "alone", "recipe": str(RECIPES / "camvid_student.yaml")},
+        "methods": [
+            {"method": "response KD", "recipe": str(RECIPES / "camvid_response.yaml"), "teacher": "B1"},
+            {"method": "TransKD", "recipe": str(RECIPES / "camvid_transkd_base.yaml"), "teacher": "B1"},
+        ],
+    }
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def main(monkeypatch, path, *arguments):
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--config", str(path), *arguments])
+    return compare.main()
+
+
+def train_here(run):
+    """What compare.train does, in this process: importing torch takes longer than the run."""
+    try:
+        distill.main([*run.arguments])
+    except distill.BAD_INPUT as error:
+        return f"error: {error}"
+
+
+def test_a_suite_goes_on_past_a_failure_and_called_again_has_nothing_to_do(suite_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "train", train_here)
+    monkeypatch.setattr(steps, "STEPS", 1)
+    assert main(monkeypatch, suite_file, "--set", "TransKD:model.class_weights=[1, 2]") == 1
+    printed = capsys.readouterr().out
+    assert "[1/4] teacher B1: is there, val mIoU 50.00%" in printed
+    assert "[4/4] TransKD, seed 1: failed: error: model.class_weights: 2 for 11 classes" in printed
+
+    written = json.loads((tmp_path / "docs" / "methods.json").read_text())
+    assert [run["method"] for run in written["runs"]] == ["alone", "response KD"]
+    assert all(0 <= run["val_miou"] <= 1 for run in written["runs"])
+    ms = written["step_cost"]["ms"]
+    parts = ms["alone"] + ms[f"forward {tmp_path / 'teacher' / 'checkpoints' / 'best.ckpt'}"]
+    assert written["runs"][1]["step_cost_ratio"] == pytest.approx(ms["response KD"] / parts)
+    assert written["step_cost"]["training_only"]["response KD"] == {"parameters": 0, "macs": 0}
+    assert written["runs"][1]["prepare_seconds"] >= 0
+    assert list(written["failures"]) == ["TransKD, seed 1"]
+    text = (tmp_path / "docs" / "methods.md").read_text()
+    assert "| TransKD | B1 | 50.00% | – | – | – |" in text
+    assert (tmp_path / "docs" / "methods.png").read_bytes().startswith(b"\x89PNG")
+
+    monkeypatch.setattr(compare, "train", lambda run: pytest.fail(f"{run.title} is trained"))
+    monkeypatch.setattr(steps, "step_times", lambda *_: pytest.fail("steps are measured"))
+    assert main(monkeypatch, suite_file, "--only", "alone", "response KD") == 0
+    assert json.loads((tmp_path / "docs" / "methods.json").read_text())["runs"] == written["runs"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_from_its_last_checkpoint(suite_file):
+    suite = read_suite(suite_file)
+    distill.main([*suite.run(suite.student, 1).arguments])
+    suite = altered(suite, ["trainer.max_epochs=2"])
+    run = suite.run(suite.student, 1)
+    (run.folder / "metrics.json").unlink()
+    config = run.folder / "config.yaml"
+    config.write_text(config.read_text().replace("max_epochs: 1", "max_epochs: 2"))
+    suite.check()
+    assert compare.train(run) is None
+    assert f"Restored all states from the checkpoint at {run.last}" in (run.folder / "log.txt").read_text()
+    assert json.loads((run.folder / "metrics.json").read_text())["epochs"] == 2
+
+
+def test_the_table_alone_trains_nothing_and_shows_the_methods_without_numbers(suite_file, tmp_path, monkeypatch):
+    assert main(monkeypatch, suite_file, "--table-only") == 0
+    written = json.loads((tmp_path / "docs" / "methods.json").read_text())
+    assert (written["runs"], written["step_cost"]) == ([], None)
+    assert "- Not run, cells left empty: alone, response KD, TransKD." in (tmp_path / "docs" / "methods.md").read_text()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_another_budget_is_refused_before_anything_is_trained(suite_file, monkeypatch):
+    suite = read_suite(suite_file)
+    run = suite.run(suite.methods[0], 1)
+    run.last.parent.mkdir(parents=True)
+    run.last.touch()
+    recipe = yaml.safe_load((RECIPES / "camvid_response.yaml").read_text())
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(compare, "train", lambda run: pytest.fail(f"{run.title} is trained"))
+    with pytest.raises(
+        CommandError, match=rf"{run.folder} holds a run of another budget: trainer.max_epochs is 44 and"
+    ):
+        main(monkeypatch, suite_file)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["response KD:data.init_args.crop=[96, 96]"], "not of one budget: data.init_args.crop"),
+        (["response KD:model.distiller=null"], "names no distiller"),
+        (["data.init_args.no_such_option=1"], "alone, seed 1: .*no_such_option"),
+        (["B1:model.lr=1"], "another budget: model.lr is 0.0008 and in the suite 1.0"),
+        (["no equals sign"], "expected KEY=VALUE"),
+        (["CWD:model.lr=1"], "no such method or teacher; there are alone, response KD, TransKD, B1"),
+    ],
+)
+def test_what_makes_runs_not_comparable_is_refused_by_its_name(suite_file, change, named):
+    with pytest.raises(CommandError, match=named):
+        altered(read_suite(suite_file), change).check()
+
+
+def test_an_option_of_the_command_line_reaches_all_methods_or_the_one_it_names(suite_file):
+    suite = altered(read_suite(suite_file), ["trainer.max_epochs=7", "TransKD:model.lr=0.1"])
+    alone, response, transkd = (suite.run(row, 1).arguments for row in suite.rows)
+    assert all("--trainer.max_epochs=7" in arguments for arguments in (alone, response, transkd))
+    assert ["--model.lr=0.1" in arguments for arguments in (alone, response, transkd)] == [False, False, True]
+
+
+def changed(values, path, value):
+    *parents, last = path
+    for key in parents:
+        values = values[key]
+    values[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("no_such_key",), 1, "no_such_key"),
+        (("seeds",), "one", "seeds"),
+        (("seeds",), [1, 1], "seeds: 1 stands there twice"),
+        (("seeds",), [], "at least one"),
+        (("methods", 0, "teacher"), "B9", "response KD: no teacher B9; there are B1"),
+        (("methods", 0, "recipe"), "no/such.yaml", "no recipe no/such.yaml"),
+        (("methods", 1, "method"), "Response-KD", "methods: response_kd stands there twice"),
+        (("student", "teacher"), "B1", "student: it learns from labels only"),
+    ],
+)
+def test_a_bad_suite_is_refused_with_what_is_wrong(suite_file, path, value, named):
+    values = yaml.safe_load(suite_file.read_text())
+    changed(values, path, value)
+    suite_file.write_text(yaml.safe_dump(values))
+    with pytest.raises(CommandError, match=rf"suite.yaml: .*{named}"):
+        read_suite(suite_file)
+
+
+@pytest.mark.parametrize(("text", "named"), [("a: [", "not YAML"), ("- a", "not a suite"), ("", "not a suite")])
+def test_a_file_that_is_no_suite_is_refused(tmp_path, text, named):
+    (tmp_path / "suite.yaml").write_text(text)
+    with pytest.raises(CommandError, match=named):
+        read_suite(tmp_path / "suite.yaml")
+
+
+def test_a_method_that_the_suite_lacks_cannot_be_chosen(suite_file, monkeypatch):
+    with pytest.raises(CommandError, match="--only CWD: no such method; there are alone, response KD"):
+        main(monkeypatch, suite_file, "--only", "CWD")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("suite_*.yaml")), ids=lambda path: path.stem)
+def test_the_methods_of_a_committed_suite_are_of_one_budget(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(RECIPES.parents[1])
+    suite = read_suite(path)
+    teachers = {name: replace(teacher, run=tmp_path / name) for name, teacher in suite.teachers.items()}
+    replace(suite, folder=tmp_path / "runs", teachers=teachers).check()
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    """A function: the text of a program → a run that executes it in place of training/distill.py."""
+
+    def write(text):
+        (tmp_path / "child.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(distill, "__file__", str(tmp_path / "child.py"))
+        suite = a_suite(folder=tmp_path / "runs")
+        return suite.run(suite.student, 1)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import sys; print('epoch 1'); sys.exit('error: no such data')", "error: no such data"),
+        ("print('a trial')", "a trial"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by signal 9"),
+        ("raise SystemExit(3)", "ended with code 3"),
+    ],
+)
+def test_a_run_that_fails_says_why(child, text, reason):
+    assert compare.train(child(text)) == reason
+
+
+def test_ctrl_c_ends_the_run_that_is_under_way_first(child, tmp_path):
+    run = child(
+        "import pathlib, signal, sys, time\n"
+        "def end(*_): pathlib.Path('ended').touch(); sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, end); pathlib.Path('started').touch(); time.sleep(60)\n"
+    )
+
+    def press():
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        compare.train(run)
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.parametrize("name", ["suite_camvid", "suite_camvid_fewshot"])
+def test_the_committed_table_is_that_of_its_suite_and_what_its_page_shows(name):
+    suite = read_suite(RECIPES / f"{name}.yaml")
+    output = RECIPES.parents[1] / suite.output
+    table = json.loads(output.with_name(f"{output.name}.json").read_text())
+    assert [row["method"] for row in table["methods"]] == [row.method for row in suite.rows]
+    measured = {row["method"] for row in table["methods"] if row["seeds"]}
+    assert {run["method"] for run in table["runs"]} == measured
+    text = output.with_name(f"{output.name}.md").read_text()
+    for run in table["runs"]:
+        assert f"{run['val_miou']:.2%}" in text
+    for row in table["methods"]:
+        if row["teacher"] and row["step_cost_ratio"]:
+            assert row["step_cost_ratio"] <= 1.5

@@ -1,0 +1,50 @@
+"""Bags of camera frames from the command line: `python -m transkd_ros.bags`.
+
+    python -m transkd_ros.bags from-images IMAGES --labels LABELS --output BAG --rate 1
+    python -m transkd_ros.bags info BAG
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from transkd_ros import cli
+from transkd_ros.bags.conversion import from_images, info
+from transkd_ros.bags.image_folder import ImageFolderError
+from transkd_ros.bags.storage import STORAGES, BagError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m transkd_ros.bags", description="Make and inspect rosbag2 bags of camera frames."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("from-images", help="make a bag of a folder of frames")
+    make.add_argument("images", type=Path, help="folder of frames, taken in name order")
+    make.add_argument("--labels", type=Path, help="folder of single-channel label masks of the same names")
+    make.add_argument("--output", type=Path, required=True, help="the bag, a folder that does not exist yet")
+    make.add_argument("--rate", type=cli.positive_float, default=1.0, help="frames per second (default 1)")
+    make.add_argument("--storage", choices=tuple(STORAGES), default="mcap", help="default mcap")
+    make.add_argument("--camera", default="camera", help="namespace of the topics (default camera)")
+    make.add_argument("--raw", action="store_true", help="decode to Image bgr8, do not copy JPEG and PNG")
+    make.add_argument("--overwrite", action="store_true", help="replace an existing bag")
+    show = commands.add_parser("info", help="list topics, counts and duration")
+    show.add_argument("bag", type=Path)
+    return parser
+
+
+def main() -> None:
+    args = _parser().parse_args()
+    if args.command == "info":
+        print(info(args.bag))
+        return
+    count = from_images(
+        args.images, args.output, args.labels, rate=args.rate, storage=args.storage,
+        camera=args.camera.strip("/"), raw=args.raw, overwrite=args.overwrite,
+    )  # fmt: skip
+    print(f"{args.output}: {count} frames")
+
+
+if __name__ == "__main__":
+    cli.run(main, BagError, ImageFolderError)

@@ -1,0 +1,201 @@
+"""What a run measured: pairs frames with their masks, counts, times, scores, and tells it as tables and JSON.
+
+Knows nothing of ROS. Latencies are ms, rates Hz, IoU fractions of 1 in the JSON and % in the tables.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from transkd_ros.demo.sources import Shot
+from transkd_ros.evaluate.metrics import ConfusionMatrix
+from transkd_ros.files import write_atomic
+from transkd_ros.frames import decode_compressed, decode_image
+from transkd_ros.model.labels import LabelTable
+from transkd_ros.reports.album import ContactSheet, Video
+from transkd_ros.reports.machine import machine, versions
+from transkd_ros.timing import Timings
+
+_MOST_PENDING = 64  # frames without a mask that are kept; older ones are given up
+_VIDEO, _SHEET, _TIMING = "overlay.mp4", "contact_sheet.png", "timing.json"
+_END_TO_END = "end to end"
+_STAGE = re.compile(r"(?P<stage>.+) (?P<percentile>p\d+) \(ms\)")
+
+Diagnostics = Mapping[str, Mapping[str, str]]
+"""The values of the node's diagnostics by status: `node`, and each camera's name."""
+
+
+class TruthError(ValueError):
+    """The ground truth is not of the model's classes."""
+
+
+class Pace:
+    """Mean rate of events from the first to the last."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first = self._last = 0
+
+    def tick(self, stamp_ns: int) -> None:
+        self.count += 1
+        self._first = self._first or stamp_ns
+        self._last = stamp_ns
+
+    @property
+    def hz(self) -> float:
+        """Events per second; 0.0 before the second one."""
+        return (self.count - 1) * 1e9 / (self._last - self._first) if self._last > self._first else 0.0
+
+
+class Run:
+    """A run in progress; `finish` leaves `overlay.mp4`, `contact_sheet.png` and `timing.json` in `folder`.
+
+    Those of an earlier run are removed at the start, so that they are never taken for this one's.
+    """
+
+    def __init__(self, folder: Path, labels: LabelTable, rate: float) -> None:
+        for name in (_VIDEO, _SHEET, _TIMING):
+            (folder / name).unlink(missing_ok=True)
+        self.sent, self.answered = Pace(), Pace()
+        self.files: list[Path] = []
+        self._folder = folder
+        self._labels = labels
+        self._pending: dict[int, Shot] = {}
+        self._timings = Timings(window=100_000)
+        self._confusion = ConfusionMatrix(len(labels.names), labels.ignore_id)
+        self._video = Video(folder / _VIDEO, rate)
+        self._sheet = ContactSheet(labels)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._video.discard()
+
+    @property
+    def dropped(self) -> int:
+        """Frames superseded by a newer one, or lost: sent, and no longer waited for."""
+        return self.sent.count - self.answered.count - len(self._pending)
+
+    @property
+    def latency(self) -> dict[str, float]:
+        """{"p50", "p95", "p99": ms, "count"} from publishing a frame to hearing its mask; {} before one."""
+        return self._timings.snapshot().get(_END_TO_END, {})
+
+    @property
+    def miou(self) -> float:
+        """In [0, 1]; nan without ground truth."""
+        return self._confusion.miou()
+
+    def send(self, stamp_ns: int, shot: Shot) -> None:
+        """Note that a frame was published under this stamp."""
+        self.sent.tick(stamp_ns)
+        self._pending[stamp_ns] = shot
+        if len(self._pending) > _MOST_PENDING:
+            del self._pending[next(iter(self._pending))]
+
+    def is_waiting(self, stamp_ns: int) -> bool:
+        """Whether the frame of this stamp may still get its mask."""
+        return stamp_ns in self._pending
+
+    def answer(self, stamp_ns: int, heard_ns: int, mask: NDArray[np.uint8]) -> None:
+        """Take the mask (H, W) of the frame of that stamp. Raises TruthError; unknown stamps are ignored."""
+        shot = self._pending.get(stamp_ns)
+        if shot is None:
+            return
+        # Masks come in the order of their frames, so the frames before this one will get none.
+        self._pending = {stamp: kept for stamp, kept in self._pending.items() if stamp > stamp_ns}
+        self.answered.tick(heard_ns)
+        self._timings.add(_END_TO_END, (heard_ns - stamp_ns) / 1e9)
+        if shot.truth is not None:
+            try:
+                self._confusion.update(mask, shot.truth)
+            except ValueError as error:
+                raise TruthError(f"the ground truth does not fit the model's classes: {error}") from error
+        decode = decode_image if hasattr(shot.message, "encoding") else decode_compressed
+        rgb = decode(shot.message).rgb()
+        self._sheet.offer(rgb, mask, shot.truth)
+        self._video.write(self._labels.overlay(rgb, mask, legend=True))
+
+    def finish(self, title: str, details: Mapping[str, Any], diagnostics: Diagnostics) -> None:
+        """Write the pictures and timing.json; `details` are put before the results in it. Raises OSError."""
+        self._pending.clear()
+        if self.answered.count:
+            self._sheet.save(self._folder / _SHEET, title)
+            self.files.append(self._folder / _SHEET)
+            if video := self._video.finish():
+                self.files.append(video)
+        text = json.dumps({**details, **self.summary(diagnostics)}, indent=2, ensure_ascii=False)
+        write_atomic(self._folder / _TIMING, text + "\n")
+        self.files.append(self._folder / _TIMING)
+
+    def summary(self, diagnostics: Diagnostics) -> dict[str, Any]:
+        """The run as JSON-ready values; `quality` only where there was ground truth."""
+        node = diagnostics.get("node", {})
+        summary: dict[str, Any] = {
+            "frames": {"sent": self.sent.count, "answered": self.answered.count, "dropped": self.dropped},
+            "rate_hz": {"in": round(self.sent.hz, 2), "out": round(self.answered.hz, 2)},
+            "end_to_end_ms": {key: round(value, 2) for key, value in self.latency.items()},
+            "stages_ms": stages(node),
+            "node": {key: value for key, value in node.items() if not _STAGE.fullmatch(key)},
+            "cameras": {what: values for what, values in diagnostics.items() if what != "node"},
+            "machine": machine(),
+            "versions": versions(),
+        }
+        if self._confusion.matrix.any():
+            iou = zip(self._labels.names, self._confusion.iou().tolist(), strict=True)
+            summary["quality"] = {
+                "miou": round(self.miou, 4),
+                "pixel_accuracy": round(self._confusion.pixel_accuracy(), 4),
+                "iou": {name: None if math.isnan(value) else round(value, 4) for name, value in iou},
+            }
+        return summary
+
+    def table(self, diagnostics: Diagnostics) -> Table:
+        """The latency of every stage of the node, and end to end, in ms."""
+        table = Table("latency (ms)")
+        for heading in ("p50", "p95"):
+            table.add_column(heading, justify="right")
+        for stage, times in stages(diagnostics.get("node", {})).items():
+            table.add_row(stage, f"{times['p50']:.1f}", f"{times['p95']:.1f}", end_section=stage == "total")
+        if self.latency:
+            table.add_row(_END_TO_END, f"{self.latency['p50']:.1f}", f"{self.latency['p95']:.1f}", style="bold")
+        return table
+
+    def line(self) -> str:
+        """Counts, rates and the latency end to end as one line."""
+        text = f"{self.sent.count} sent, {self.answered.count} answered, {self.dropped} dropped"
+        text += f", {self.sent.hz:.1f} Hz in, {self.answered.hz:.1f} Hz out"
+        if self.latency:
+            text += f", {_END_TO_END} p50 {self.latency['p50']:.1f} ms, p95 {self.latency['p95']:.1f} ms"
+        return text
+
+    def quality_table(self) -> Table | None:
+        """IoU per class in %, or None without ground truth."""
+        if not self._confusion.matrix.any():
+            return None
+        table = Table("class")
+        table.add_column("IoU (%)", justify="right")
+        for name, value in zip(self._labels.names, self._confusion.iou().tolist(), strict=True):
+            table.add_row(name, "absent" if math.isnan(value) else f"{100 * value:.1f}")
+        table.add_section()
+        table.add_row("mean", f"{100 * self.miou:.1f}", style="bold")
+        return table
+
+
+def stages(node: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """{stage: {"p50": ms, …}} of the values of the node's diagnostics, such as `infer p50 (ms)`."""
+    found: dict[str, dict[str, float]] = {}
+    for key, value in node.items():
+        if match := _STAGE.fullmatch(key):
+            found.setdefault(match["stage"], {})[match["percentile"]] = float(value)
+    return found

@@ -1,0 +1,145 @@
+"""Where frames to play come from: rendered scenes, a folder of images, a bag. No ROS needed.
+
+A source says what its camera is called and how fast it runs, and hands out its frames one by one, as messages
+and with the ground truth where there is one. Publishing them is the business of `stand_in_camera`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transkd_ros.bags import image_folder
+from transkd_ros.bags.messages import COMPRESSED_IMAGE, compressed_message, header_stamp, image_message
+from transkd_ros.bags.storage import BagError, BagReader
+from transkd_ros.frames import FrameError, decode_image
+from transkd_ros.scenes import Drive
+
+SCENE_SIZE = (480, 640)  # (height, width)
+SCENE_RATE = 10.0  # Hz
+FOLDER_RATE = 10.0  # Hz
+
+
+class Shot(NamedTuple):
+    """One frame: an Image or CompressedImage message, and its labels, (H, W) uint8 class ids, if any."""
+
+    message: Any
+    truth: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """`length` frames of one camera at `rate` Hz; `shots()` starts at the first, every time it is called."""
+
+    name: str
+    camera: str
+    compressed: bool
+    rate: float
+    length: int
+    shots: Callable[[], Iterator[Shot]]
+
+
+def scenes(
+    frames: int,
+    size: tuple[int, int] = SCENE_SIZE,
+    rate: float = SCENE_RATE,
+    seed: int = 1,
+    labelled: bool = True,
+) -> Source:
+    """A drive through a rendered street; `size` is (height, width). The labels are CamVid's 11 classes."""
+
+    def shots() -> Iterator[Shot]:
+        drive = Drive(seed, size)
+        for index in range(frames):
+            pixels, labels = drive.frame(index, rate)
+            yield Shot(image_message(pixels, "rgb8", 0), labels if labelled else None)
+
+    name = f"rendered scenes {size[1]}x{size[0]}"
+    return Source(name, "/camera", compressed=False, rate=rate, length=frames, shots=shots)
+
+
+def images(folder: Path, labels: Path | None = None) -> Source:
+    """The images of a folder in name order, JPEG and PNG compressed, with the labels of the same names.
+
+    Raises ImageFolderError; an unreadable file only when it is reached.
+    """
+    frames = image_folder.list_frames(folder, labels)
+    compressed = all(frame.image.suffix.lower() in image_folder.COMPRESSED_FORMATS for frame in frames)
+
+    def shots() -> Iterator[Shot]:
+        for path, label in frames:
+            data = path.read_bytes()
+            pixels = image_folder.decode_image(data, path)
+            truth = image_folder.read_label(label, pixels.shape[:2]) if label else None
+            if compressed:
+                kind = image_folder.COMPRESSED_FORMATS[path.suffix.lower()]
+                yield Shot(compressed_message(data, kind, 0), truth)
+            else:
+                yield Shot(image_message(pixels, "bgr8", 0), truth)
+
+    return Source(f"images of {folder}", "/camera", compressed, FOLDER_RATE, len(frames), shots)
+
+
+def bag(path: Path, topic: str | None = None) -> Source:
+    """The frames of an image topic of a bag, with the masks on `<camera>/ground_truth` of equal stamps.
+
+    The topic may be left out where the bag has only one camera. Raises BagError.
+    """
+    with BagReader(path) as reader:
+        topic = topic or _only_camera(reader)
+        next(reader.frames(topic), None)  # a missing topic and a damaged start are found here, before anything runs
+        kind, count, duration = reader.topics[topic], reader.counts[topic], reader.duration
+        camera = _camera_of(topic)
+        truths = f"{camera}/ground_truth" if f"{camera}/ground_truth" in reader.topics else None
+
+    def shots() -> Iterator[Shot]:
+        with BagReader(path) as reader:
+            masks = _Masks(reader, truths) if truths else None
+            for _, message in reader.frames(topic):
+                yield Shot(message, masks.at(header_stamp(message)) if masks else None)
+
+    rate = (count - 1) / duration if count > 1 and duration > 0 else 1.0
+    return Source(f"{topic} of {path}", camera, kind == COMPRESSED_IMAGE, rate, count, shots)
+
+
+class _Masks:
+    """The label masks of a bag by header stamp; asked in rising order, as the frames come."""
+
+    def __init__(self, reader: BagReader, topic: str) -> None:
+        self._topic = topic
+        self._path = reader.path
+        self._messages = (message for _, message in reader.frames(topic))
+        self._next = next(self._messages, None)
+
+    def at(self, stamp_ns: int) -> NDArray[np.uint8] | None:
+        """The mask stamped exactly so, or None."""
+        while self._next is not None and header_stamp(self._next) < stamp_ns:
+            self._next = next(self._messages, None)
+        if self._next is None or header_stamp(self._next) != stamp_ns:
+            return None
+        try:
+            mask = decode_image(self._next).pixels
+        except FrameError as error:
+            raise BagError(f"{self._path}: a mask on {self._topic} is broken: {error}") from error
+        if mask.ndim != 2:
+            raise BagError(f"{self._path}: masks on {self._topic} must be mono8, not {self._next.encoding}")
+        return mask
+
+
+def _only_camera(reader: BagReader) -> str:
+    topics = reader.camera_topics()
+    if len(topics) != 1:
+        found = f"several image topics, choose one: {', '.join(topics)}" if topics else "no image topic"
+        raise BagError(f"{reader.path}: the bag has {found}")
+    return topics[0]
+
+
+def _camera_of(topic: str) -> str:
+    """`/front` of `/front/image_raw` and `/front/image_raw/compressed`; else `/camera`."""
+    name = topic.removesuffix("/compressed")
+    return name.removesuffix("/image_raw") if name.endswith("/image_raw") and name != "/image_raw" else "/camera"

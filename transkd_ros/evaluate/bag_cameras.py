@@ -1,0 +1,97 @@
+"""Which topics of a bag are cameras, what they are called, and where the labels of each are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transkd_ros.bags.storage import BagError, BagReader
+from transkd_ros.evaluate.truth import FolderTruth, TopicTruth, Truth, TruthError
+
+GROUND_TRUTH = "ground_truth"
+
+
+@dataclass(frozen=True)
+class Camera:
+    """`frames` messages on `topic` of a bag; `name` is `/front` for `/front/image_raw/compressed`.
+
+    Its labels are on `label_topic`, or in `label_folder`, or there are none.
+    """
+
+    bag: Path
+    topic: str
+    name: str
+    frames: int
+    label_topic: str | None = None
+    label_folder: Path | None = None
+
+    @contextmanager
+    def open_truth(self) -> Iterator[Truth | None]:
+        """The labels from the first one on. Raises BagError, ImageFolderError, TruthError."""
+        if self.label_topic:
+            with BagReader(self.bag) as bag:  # one of its own: two who read through one may move each other's place
+                yield TopicTruth(bag, self.label_topic)
+        else:
+            yield FolderTruth(self.label_folder, self.frames) if self.label_folder else None
+
+
+def choose(
+    bag: BagReader, topics: list[str] | None, label_topic: str | None = None, label_folder: Path | None = None
+) -> list[Camera]:
+    """The cameras on `topics`, by default all of the bag, with their labels.
+
+    `label_topic` is a topic, or without a slash in front its name below each camera's; by default `ground_truth`, for
+    the cameras that have it. `label_folder` is of one camera, or has a folder for each (`front` for `/front`).
+    Raises BagError for a topic that the bag lacks, TruthError for labels that fit no camera.
+    """
+    for topic in topics or ():
+        bag.frames(topic)  # raises now what it would raise later
+    asked = topics or [topic for topic in bag.camera_topics() if topic != label_topic]
+    found = [Camera(bag.path, topic, camera_name(topic), bag.counts[topic]) for topic in asked]
+    if not found:
+        images = ", ".join(bag.image_topics()) or "none"
+        raise BagError(f"{bag.path}: no camera topic; its image topics: {images}")
+    if label_folder:
+        return [replace(camera, label_folder=_folder_of(camera, label_folder, len(found))) for camera in found]
+    label_topics = _labels(bag, found, label_topic)
+    return [replace(camera, label_topic=name) for camera, name in zip(found, label_topics, strict=True)]
+
+
+def camera_name(topic: str) -> str:
+    """`/front` of `/front/image_raw` and `/front/image_raw/compressed`; a topic of another name is its own."""
+    return topic.removesuffix("/compressed").removesuffix("/image_raw") or topic
+
+
+def describe(cameras: list[Camera]) -> str:
+    """Where the labels are, in words; "" if there are none."""
+    return ", ".join(str(camera.label_topic or camera.label_folder) for camera in cameras if _has_labels(camera))
+
+
+def _has_labels(camera: Camera) -> bool:
+    return bool(camera.label_topic or camera.label_folder)
+
+
+def _labels(bag: BagReader, cameras: list[Camera], name: str | None) -> list[str | None]:
+    """The label topic of each camera. Raises TruthError if one was asked for and no camera has it."""
+    images = bag.image_topics()
+    if name and name.startswith("/"):
+        bag.frames(name)  # raises if it is not there
+        of_camera = [name if name.startswith(f"{camera.name}/") or len(cameras) == 1 else None for camera in cameras]
+    else:
+        wanted = [f"{camera.name}/{name or GROUND_TRUTH}" for camera in cameras]
+        of_camera = [next((t for t in (topic, f"{topic}/compressed") if t in images), None) for topic in wanted]
+    if name and not any(of_camera):
+        names = ", ".join(camera.name for camera in cameras)
+        raise TruthError(f"{bag.path}: no labels '{name}' of {names}; its image topics: {', '.join(images)}")
+    return of_camera
+
+
+def _folder_of(camera: Camera, folder: Path, cameras: int) -> Path:
+    own = folder / camera.name.strip("/")
+    if own.is_dir():
+        return own
+    if cameras > 1:
+        raise TruthError(f"{own}: no such folder; each of the {cameras} cameras needs one")
+    return folder

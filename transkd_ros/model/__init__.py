@@ -1,0 +1,1 @@
+"""What a model is: bundle and class table; and how it is run: engines."""

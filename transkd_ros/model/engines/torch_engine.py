@@ -1,0 +1,129 @@
+"""torch: a bundle's torch.export program on an NVIDIA GPU with CUDA graphs; on the CPU only when asked for.
+
+The only module of the vehicle wing that imports torch to run a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from transkd_ros.model.bundle import EXPORTED_PROGRAM, Bundle
+from transkd_ros.model.engines.base import (
+    LoadOptions,
+    Prediction,
+    RuntimeUnavailable,
+    check_image,
+    choose_device,
+    choose_precision,
+)
+from transkd_ros.model.engines.torch_program import read_program
+
+ENGINE = "torch"
+_PRECISIONS = {"CUDA": ("fp16", "bf16", "fp32"), "CPU": ("fp32", "bf16")}
+_Model = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def devices() -> dict[str, str]:
+    """Device name → note, fastest first. The CPU is for checks: OpenVINO is several times faster there."""
+    gpu = {"CUDA": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return gpu | {"CPU": "eager, for checks only"}
+
+
+def load(bundle: Bundle, options: LoadOptions) -> TorchRuntime:
+    return TorchRuntime(bundle, options)
+
+
+class TorchRuntime:
+    """An exported program run by torch; implements `Runtime`."""
+
+    engine = ENGINE
+    reason = ""
+
+    def __init__(self, bundle: Bundle, options: LoadOptions) -> None:
+        available = list(devices())
+        if options.device == "auto" and available[0] != "CUDA":
+            raise RuntimeUnavailable(
+                f"{ENGINE} finds no CUDA GPU; ask for device cpu to run it on the CPU all the same"
+            )
+        self.device = choose_device(ENGINE, options.device, available)
+        self.precision = choose_precision(ENGINE, self.device, options.precision, _PRECISIONS[self.device])
+        self.input_size = options.input_size
+        self._torch_device = torch.device(self.device.lower())
+        program = torch.export.load(read_program(bundle.path / EXPORTED_PROGRAM)).module()
+        _drop_dtype_assertions(program)
+        self._model: _Model = _Outputs(program, len(options.outputs)).to(self._torch_device)
+        if self.device == "CUDA":
+            with self._mode():
+                self._model = _cuda_graph(self._model, options.input_size)
+        elif options.threads:
+            torch.set_num_threads(options.threads)
+
+    def infer(self, image: np.ndarray) -> Prediction:
+        check_image(image, self.input_size)
+        with self._mode():
+            outputs = self._model(torch.tensor(image[np.newaxis]))
+            maps = [output[0].cpu().numpy() for output in outputs]
+        return Prediction(maps[0], maps[1] if len(maps) > 1 else None)
+
+    @contextmanager
+    def _mode(self) -> Iterator[None]:
+        autocast = torch.autocast(self._torch_device.type, _DTYPES[self.precision], self.precision != "fp32")
+        with torch.inference_mode(), autocast:
+            yield
+
+    def close(self) -> None:
+        del self._model
+        if self.device == "CUDA":
+            torch.cuda.empty_cache()
+
+
+class _Outputs(torch.nn.Module):
+    """The first `count` outputs of a program; the compiler then leaves out what only the others need."""
+
+    def __init__(self, program: torch.nn.Module, count: int) -> None:
+        super().__init__()
+        self.program = program
+        self.count = count
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self.program(image)
+        return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs[: self.count])
+
+
+def _cuda_graph(model: _Model, input_size: tuple[int, int]) -> _Model:
+    """`model` compiled and captured in a CUDA graph for one input size.
+
+    Captured by hand, not by torch.compile's "reduce-overhead": that one keeps its graphs per thread, and the
+    node loads in one thread and infers in another.
+    """
+    compiled = torch.compile(model, dynamic=False)
+    image = torch.zeros((1, *input_size, 3), dtype=torch.uint8, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # compiles, then lets the libraries allocate their workspaces
+            compiled(image)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = compiled(image)
+
+    def replay(frame: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        image.copy_(frame)
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+def _drop_dtype_assertions(program: torch.fx.GraphModule) -> None:
+    """Remove the checks that tensors are fp32 as when exported, which autocast breaks on purpose."""
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            program.graph.erase_node(node)
+    program.recompile()

@@ -1,0 +1,65 @@
+"""The parameters of the segmentation node, and why a value of one cannot be set."""
+
+from __future__ import annotations
+
+from rclpy.parameter import Parameter
+
+from transkd_ros.model.engines import ENGINES, PRECISIONS
+from transkd_ros.nodes.options import ALWAYS, CONFIGURE, START, Option, cameras_refusal
+from transkd_ros.resources import DEFAULT_MODEL
+from transkd_ros.segmenter import MASK_SIZES
+
+OPTIONS = (
+    Option("cameras", ["camera"], "Names of the cameras; their topics are <camera>/image_raw."),
+    Option(
+        "image_transport",
+        "raw",
+        "Subscribe to image_raw or to image_raw/compressed.",
+        choices=("raw", "compressed"),
+    ),
+    Option("model", DEFAULT_MODEL, "Name of a shipped model, or path of a model bundle."),
+    Option("engine", "auto", "Inference engine.", choices=("auto", *ENGINES)),
+    Option("device", "auto", "auto, cpu, gpu and npu (Intel), cuda or tensorrt (NVIDIA)."),
+    Option("precision", "auto", "Arithmetic of the network.", choices=PRECISIONS),
+    Option("input_size", [0, 0], "Height and width the network sees; [0, 0] is the model's own size."),
+    Option("threads", 0, "CPU threads of the engine; 0 leaves it to the engine.", limits=(0, 1024)),
+    Option("mask_size", "frame", "Masks as large as the frame or the network's input.", choices=MASK_SIZES),
+    Option("overlay", True, "Offer the overlay topic; it is computed only while someone listens."),
+    Option("overlay_alpha", 0.5, "Opacity of the class colours on the overlay.", ALWAYS, limits=(0.0, 1.0)),
+    Option("overlay_legend", True, "Name the classes with their colours on the overlay.", ALWAYS),
+    Option("confidence", True, "Offer the confidence topic if the model has that output."),
+    Option(
+        "max_frame_age",
+        0.0,
+        "Drop frames older than this many seconds; 0: none.",
+        ALWAYS,
+        limits=(0.0, 3600.0),
+    ),
+    Option("qos_reliability", "best_effort", "Of the image subscriptions.", choices=("best_effort", "reliable")),
+    Option(
+        "qos_depth",
+        1,
+        "Queue depth of the image subscriptions and of the published images.",
+        limits=(1, 1000),
+    ),
+    Option("autostart", True, "Configure and activate without being asked.", START),
+    Option("diagnostics_period", 1.0, "Seconds between two messages on /diagnostics.", START, limits=(0.05, 60.0)),
+)
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def refusal(parameter: Parameter, configured: bool) -> str:
+    """Why this value cannot be set, or "" if it can. `configured`: the node is past configure."""
+    option = _BY_NAME.get(parameter.name)
+    value = parameter.value
+    if option is None:  # use_sim_time and others of rclpy's own
+        return ""
+    if configured and option.applies == CONFIGURE:
+        return f"{option.name} is applied by configure: deactivate and cleanup first"
+    if option.choices and value not in option.choices:
+        return f"{option.name} is '{value}', not one of {', '.join(option.choices)}"
+    if option.name == "cameras":
+        return cameras_refusal(value)
+    if option.name == "input_size" and not (len(value) == 2 and (all(n > 0 for n in value) or not any(value))):
+        return f"input_size is {list(value)}, not [height, width] in pixels or [0, 0]"
+    return ""
