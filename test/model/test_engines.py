@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from conftest import EMPTY_SAFETENSORS, TINY_FIELDS
 
 from transkd_ros.model import engines as runtimes
 from transkd_ros.model.bundle import BundleError, write_bundle
-from transkd_ros.model.engines import RuntimeUnavailable, describe_engines, open_runtime
+from transkd_ros.model.engines import PRECISIONS, RuntimeUnavailable, describe_engines, open_runtime
+from transkd_ros.model.engines.base import choose_precision
 from transkd_ros.model.engines.torch_program import read_program
 
 
@@ -99,9 +101,21 @@ def test_an_image_of_another_shape_dtype_or_layout_is_refused(bundle, engine, co
 
 
 def test_a_precision_the_device_lacks_is_refused_and_the_others_named(bundle, engine):
-    with pytest.raises(RuntimeUnavailable, match=r"on CPU has no fp16; it has .*fp32") as caught:
-        open_runtime(bundle, engine, device="cpu", precision="fp16")
-    assert engine in str(caught.value)
+    """What a CPU lacks differs: none has all of bf16, fp16 and fp32 in ONNX Runtime, and newer ones do in OpenVINO."""
+    refused = []
+    for precision in PRECISIONS[1:]:
+        try:
+            open_runtime(bundle, engine, device="cpu", precision=precision).close()
+        except RuntimeUnavailable as error:
+            refused.append((precision, str(error)))
+    for precision, text in refused:
+        assert re.search(rf"{engine} on CPU has no {precision}; it has .*fp32", text)
+    assert "fp32" not in dict(refused)
+
+
+def test_a_precision_that_no_device_has_is_refused_and_those_there_are_named():
+    with pytest.raises(RuntimeUnavailable, match="openvino on CPU has no fp8; it has fp32, bf16"):
+        choose_precision("openvino", "CPU", "fp8", ("fp32", "bf16"))
 
 
 def test_bf16_gives_the_same_classes_where_the_cpu_has_it(bundle, engine, colours):
