@@ -40,8 +40,8 @@ help: ## list the targets
 demo: $(VEHICLE)/ready ## play frames through the segmentation node and show its masks (no torch)
 	@$(VEHICLE)/bin/python -m transkd_ros.demo $(ARGS)
 
-test: lint ## lint, then run the tests
-	@$(DEV)/bin/python -m pytest -q $(ARGS)
+test: lint ## lint, then run the tests, several at a time
+	@$(DEV)/bin/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
 
 lint: $(DEV)/ready ## ruff and mypy
 	@$(DEV)/bin/ruff check .

@@ -20,6 +20,21 @@ from transkd_ros.model.bundle import Bundle, write_bundle
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.scenes import Drive
 
+
+def ros_domain() -> int:
+    """A ROS domain of this process's own, 1 to 100, which Linux allows without touching the ephemeral ports.
+
+    The up to four workers of one run (pytest-xdist) have four neighbouring ones, and runs side by side other fours.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    run = os.getppid() if worker else os.getpid()
+    return 1 + run % 25 * 4 + int(worker.removeprefix("gw") or 0) % 4
+
+
+# Child processes inherit both.
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_DOMAIN_ID"] = str(ros_domain())
+
 SLOWER = ("training", "ros", "slow")  # markers
 
 

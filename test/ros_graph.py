@@ -26,10 +26,6 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 60.0  # seconds; only a failing test ever waits that long
 
-# Child processes inherit both. Linux allows 0 to 101 without touching the ephemeral ports.
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-
 
 def wait_until(condition: Callable[[], T], what: str, timeout: float = DEADLINE) -> T:
     """The first true value of `condition()`; AssertionError naming `what` did not happen by the deadline."""
