@@ -58,6 +58,10 @@ def spinning(make_node: Callable[[Context], Node]) -> Iterator[Node]:
         executor.shutdown()
         thread.join(DEADLINE)
         node.destroy_node()
+        if state_machine := getattr(node, "_state_machine", None):
+            # rclpy's destroy_node leaves it, and with it the lifecycle services and the DDS participant, to the garbage
+            # collector. Dead nodes used up the 32 participants that loopback discovery finds.
+            state_machine.destroy_when_not_in_use()
         rclpy.try_shutdown(context=context)
 
 

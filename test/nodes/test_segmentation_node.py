@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import gc
 import re
 import select
 import shutil
@@ -437,6 +438,18 @@ def test_an_autostart_that_fails_leaves_a_node_that_says_why_in_the_diagnostics(
         wait_until(lambda: (status := diagnostics.latest(name)) and "missing" in status.message, "the reason")
         assert diagnostics.latest(name).level == ERROR
         assert state(user) == "unconfigured"
+
+
+def test_a_node_that_has_ended_leaves_no_service_behind(user, bundle_path):
+    """Of the tests' own graph: what dead nodes leave there keeps the nodes of later tests from being found."""
+    service = f"/{NODE}/get_state"
+    gc.disable()
+    try:
+        with running(bundle_path, autostart=False):
+            assert state(user) == "unconfigured"
+        wait_until(lambda: user.node.count_services(service) == 0, f"the end of {service}")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
