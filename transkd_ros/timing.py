@@ -77,6 +77,16 @@ class Rate:
             self._events.popleft()
 
 
+def stamp_ns(stamp: Any) -> int | None:
+    """Nanoseconds of a builtin_interfaces/Time, or None where it is no time: before 1970, or a second and more of ns.
+
+    rclpy's Time.from_msg raises ValueError for such a stamp, which would end the node.
+    """
+    if stamp.sec < 0 or not 0 <= stamp.nanosec < 10**9:
+        return None
+    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+
+
 def diagnostic_name(node: Any) -> str:
     """What a node is called in diagnostics: with its namespace, because a car may have two nodes of one name."""
     return str(node.get_fully_qualified_name()).lstrip("/")

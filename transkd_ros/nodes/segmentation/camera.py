@@ -12,13 +12,13 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
 from sensor_msgs.msg import Image
 
 from transkd_ros.frames import CAUSES, Frame, image_message
 from transkd_ros.model.bundle import Bundle
+from transkd_ros.nodes.segmentation.gaps import StampGaps
 from transkd_ros.segmenter import Segmentation
-from transkd_ros.timing import Rate, Timings, diagnostic_name, diagnostic_status
+from transkd_ros.timing import Rate, Timings, diagnostic_name, diagnostic_status, stamp_ns
 
 DROPS = ("superseded", "stale", *CAUSES, "internal")
 SILENCE = 3.0  # seconds without a frame that are worth a warning
@@ -47,6 +47,8 @@ class Camera:
         self._logged: dict[str, float] = {}  # cause -> when it was last logged
         self._bad_input_reported = 0
         self._received = self._processed = 0
+        self._lost = 0  # before they came here, as the middleware tells
+        self._gaps = StampGaps()
         self._rate_in, self._rate_out = Rate(), Rate()
         self._ages = Timings()
         self._last_heard = time.monotonic()
@@ -57,10 +59,16 @@ class Camera:
         if self._label_info:
             self._node.destroy_publisher(self._label_info)
 
-    def received(self) -> None:
+    def received(self, stamp: Any) -> None:
         self._received += 1
+        if taken := stamp_ns(stamp):
+            self._gaps.add(taken / 1e9)
         self._rate_in.tick(self._now())
         self._last_heard = time.monotonic()
+
+    def lost(self, count: int) -> None:
+        """`count` frames that the middleware has lost on their way here."""
+        self._lost += count
 
     def has_viewer(self) -> bool:
         """Whether someone listens to the overlay."""
@@ -93,15 +101,18 @@ class Camera:
         self.drops[cause] += 1
 
     def age(self, stamp: Any) -> float | None:
-        """Seconds since `stamp` on the node's clock; None if the frame has no stamp or the clock has not started.
+        """Seconds since `stamp` on the node's clock; None if it is 0 or no time, or the clock has not started.
 
         Negative if the camera's clock is ahead of the node's, or simulated time has jumped back.
         """
-        taken, now = Time.from_msg(stamp).nanoseconds, self._node.get_clock().now().nanoseconds
+        taken, now = stamp_ns(stamp), self._node.get_clock().now().nanoseconds
         return (now - taken) / 1e9 if taken and now else None
 
-    def status(self) -> DiagnosticStatus:
-        """What happened since the start, and a warning if the camera is silent or has lately sent bad frames."""
+    def status(self, reliability: str) -> DiagnosticStatus:
+        """What happened since the start, and a warning if the camera is silent or has lately sent bad frames.
+
+        `reliability` is that of the subscription.
+        """
         bad_input = sum(self.drops[cause] for cause in CAUSES)
         new = bad_input - self._bad_input_reported
         self._bad_input_reported = bad_input
@@ -115,10 +126,13 @@ class Camera:
         now = self._now()
         ages = self._ages.snapshot().get("age", {})
         values = {
+            "reliability": reliability,
             "rate in (Hz)": self._rate_in.hz(now),
             "rate out (Hz)": self._rate_out.hz(now),
             "received": self._received,
             "processed": self._processed,
+            "lost on the way": self._lost,
+            "missing between stamps": self._gaps.missing,
             **{f"dropped {cause}": count for cause, count in self.drops.items()},
             **{f"age {key} (ms)": ages[key] for key in ("p50", "p95") if key in ages},
         }

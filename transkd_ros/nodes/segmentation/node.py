@@ -24,7 +24,6 @@ from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from transkd_ros.cli import one_line
@@ -34,6 +33,7 @@ from transkd_ros.model.bundle import Bundle, load_bundle
 from transkd_ros.model.engines import open_runtime
 from transkd_ros.nodes import process
 from transkd_ros.nodes.options import declare, read
+from transkd_ros.nodes.reliability import ImageSubscription
 from transkd_ros.nodes.segmentation.camera import Camera
 from transkd_ros.nodes.segmentation.parameters import OPTIONS, refusal
 from transkd_ros.resources import find_model
@@ -54,7 +54,7 @@ class SegmentationNode(LifecycleNode):
         self._cameras: list[Camera] = []
         self._worker: threading.Thread | None = None  # from activate to deactivate
         self._mailbox: Mailbox[tuple[Camera, Any]] = Mailbox()
-        self._subscriptions_of_images: list[Any] = []
+        self._images: dict[str, ImageSubscription] = {}  # by camera, from activate to deactivate
         self._timings = Timings()
         self._failures = 0  # internal errors since the last mask
         self._problem = ""  # what made configure fail, or the engine's last error
@@ -157,12 +157,17 @@ class SegmentationNode(LifecycleNode):
         self._failures = 0
         compressed = self._settings.image_transport == "compressed"
         message_type = CompressedImage if compressed else Image
-        reliability = ReliabilityPolicy[self._settings.qos_reliability.upper()]
-        qos = QoSProfile(depth=self._settings.qos_depth, reliability=reliability)
         for camera in self._cameras:
             topic = f"{camera.name}/image_raw" + ("/compressed" if compressed else "")
-            callback = partial(self._on_frame, camera)
-            self._subscriptions_of_images.append(self.create_subscription(message_type, topic, callback, qos))
+            self._images[camera.name] = ImageSubscription(
+                self,
+                message_type,
+                topic,
+                partial(self._on_frame, camera),
+                self._settings.qos_reliability,
+                self._settings.qos_depth,
+                on_lost=camera.lost,
+            )
         self._worker = threading.Thread(
             target=self._work, args=(self._segmenter,), name="segmentation worker", daemon=True
         )
@@ -170,9 +175,9 @@ class SegmentationNode(LifecycleNode):
 
     def _stop(self) -> None:
         """Ends when the worker has finished the frame it is at."""
-        for subscription in self._subscriptions_of_images:
-            self.destroy_subscription(subscription)
-        self._subscriptions_of_images.clear()
+        for images in self._images.values():
+            images.destroy()
+        self._images.clear()
         self._mailbox.close()
         if self._worker:
             self._worker.join()
@@ -181,7 +186,7 @@ class SegmentationNode(LifecycleNode):
     # ---- frames ----------------------------------------------------------------------------------
 
     def _on_frame(self, camera: Camera, message: Any) -> None:
-        camera.received()
+        camera.received(message.header.stamp)
         if self._mailbox.put(camera.name, (camera, message)):
             camera.drops["superseded"] += 1
 
@@ -238,8 +243,8 @@ class SegmentationNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         message = DiagnosticArray(status=[self._status()])
-        if self._worker:
-            message.status += [camera.status() for camera in self._cameras]
+        for camera in self._cameras if self._worker else []:
+            message.status.append(camera.status(self._images[camera.name].reliability.name.lower()))
         for status in message.status:
             status.hardware_id = self._segmenter.runtime.device if self._segmenter else "none"
         message.header.stamp = self.get_clock().now().to_msg()

@@ -6,6 +6,7 @@ from rclpy.parameter import Parameter
 
 from transkd_ros.model.engines import ENGINES, PRECISIONS
 from transkd_ros.nodes.options import ALWAYS, CONFIGURE, START, Option, cameras_refusal
+from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES
 from transkd_ros.resources import DEFAULT_MODEL
 from transkd_ros.segmenter import MASK_SIZES
 
@@ -35,7 +36,12 @@ OPTIONS = (
         ALWAYS,
         limits=(0.0, 3600.0),
     ),
-    Option("qos_reliability", "best_effort", "Of the image subscriptions.", choices=("best_effort", "reliable")),
+    Option(
+        "qos_reliability",
+        BEST_AVAILABLE,
+        "Of the image subscriptions; best_available is what the cameras offer.",
+        choices=RELIABILITIES,
+    ),
     Option(
         "qos_depth",
         1,

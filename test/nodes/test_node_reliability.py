@@ -1,0 +1,84 @@
+"""The node hears every kind of camera without being told its QoS, and says which frames never reached it."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a ROS 2 installation")
+
+from ros_graph import DEADLINE, process, wait_until
+from segmentation_graph import CAMERA, image, running
+from sensor_msgs.msg import Image
+
+pytestmark = pytest.mark.ros
+
+# A camera driver as they come: no DDS profile of ours, real stamps. An image of 640x480 (900 kB) is larger than the
+# shared memory that Fast DDS then gives it.
+DRIVER = """
+import os, sys, time
+for profile in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+    os.environ.pop(profile, None)
+import array, rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+rclpy.init()
+node, reliability, (width, height) = Node("driver"), ReliabilityPolicy[sys.argv[1]], map(int, sys.argv[2:])
+camera = node.create_publisher(Image, "camera/image_raw", QoSProfile(depth=5, reliability=reliability))
+data = array.array("B", bytes(3 * width * height))
+frame = Image(width=width, height=height, step=3 * width, encoding="rgb8", data=data)
+
+def send():
+    frame.header.stamp = node.get_clock().now().to_msg()
+    camera.publish(frame)
+"""
+ENDLESS = """
+while True:
+    send()
+    time.sleep(0.05)
+"""
+# 20 frames, each sent when the one before has its mask; the very first is repeated until the graph is connected.
+IN_STEP = """
+masks = []
+node.create_subscription(Image, "camera/segmentation/mask", masks.append, 10)
+def heard_as_offered():
+    listeners = node.get_subscriptions_info_by_topic("camera/image_raw")
+    return any(listener.qos_profile.reliability == reliability for listener in listeners)
+
+while not heard_as_offered():
+    time.sleep(0.1)
+while not masks:
+    send()
+    rclpy.spin_once(node, timeout_sec=0.2)
+for _ in range(20):
+    send()
+    while masks[-1].header.stamp != frame.header.stamp:
+        rclpy.spin_once(node)
+"""
+
+
+def test_as_it_starts_the_node_loses_no_frame_of_a_stock_driver_and_hears_the_best_effort_one_that_joins(
+    user, diagnostics, bundle_path, colours
+):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path, qos_reliability="best_available"):
+        with process("-c", DRIVER + IN_STEP, "RELIABLE", "640", "480") as driver:
+            output, errors = driver.communicate(timeout=DEADLINE)
+            assert driver.returncode == 0, output + errors
+        user.send("camera/image_raw", image(colours))
+        diagnostics.wait_for(CAMERA, "reliability", "reliable")
+        with process("-c", DRIVER + ENDLESS, "BEST_EFFORT", "32", "32"):
+            diagnostics.wait_for(CAMERA, "reliability", "best_effort")
+            wait_until(lambda: any(mask.width == 32 for mask in masks), "a mask of the best-effort camera")
+            user.send_until(
+                lambda: masks[-1].width == 96, "a mask of the reliable camera", "camera/image_raw", image(colours)
+            )
+        diagnostics.wait_for(CAMERA, "reliability", "reliable")
+
+
+def test_frames_that_never_arrive_show_in_the_diagnostics(user, diagnostics, bundle_path):
+    driver = process("-c", DRIVER + ENDLESS, "RELIABLE", "1280", "720")
+    with running(bundle_path, qos_reliability="best_effort"), driver:
+        for key in ("lost on the way", "missing between stamps"):
+            wait_until(lambda key=key: int(diagnostics.value(CAMERA, key) or 0) > 0, key)
