@@ -182,3 +182,21 @@ def diagnostics(user):
     from ros_graph import Diagnostics
 
     return Diagnostics(user)
+
+
+@pytest.fixture
+def bundle_path(tiny_bundle: Bundle) -> Path:
+    return tiny_bundle.path
+
+
+@pytest.fixture
+def gated(monkeypatch: pytest.MonkeyPatch):
+    """The engine of every segmentation node in this process: its inferences end when the test says so."""
+    from segmentation_graph import GatedRuntime
+
+    from transkd_ros.nodes.segmentation import node as segmentation
+
+    runtime = GatedRuntime()
+    monkeypatch.setattr(segmentation, "open_runtime", lambda *args, **kwargs: runtime)
+    yield runtime
+    runtime.close()

@@ -157,6 +157,7 @@ def test_stopped_underway_it_writes_what_it_heard(drive, tiny_bundle, tmp_path):
     arguments = command(drive, tiny_bundle, tmp_path / "out")
     with segmentation(tiny_bundle), client() as user, process(*arguments) as child:
         masks = user.listen(Image, MASKS)
+        wait_until(lambda: user.node.count_subscribers(MASKS) == 2, "the evaluation")
         with player(drive, loop=True):
             wait_until(lambda: len(masks) > LENGTH, "masks")
             child.send_signal(signal.SIGINT)

@@ -34,6 +34,7 @@ from transkd_ros.model.bundle import load_bundle
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.nodes import process
 from transkd_ros.nodes.options import START, Option, cameras_refusal, declare, read
+from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES, ImageSubscription
 from transkd_ros.resources import DEFAULT_MODEL, find_model
 from transkd_ros.timing import diagnostic_name, diagnostic_status
 
@@ -54,7 +55,13 @@ OPTIONS = (
     Option(
         "image_transport", "raw", "Of the frames of the side-by-side picture.", START, choices=("raw", "compressed")
     ),
-    Option("qos_reliability", "best_effort", "Of the subscriptions.", START, choices=("best_effort", "reliable")),
+    Option(
+        "qos_reliability",
+        BEST_AVAILABLE,
+        "Of the subscriptions; best_available is what the publishers offer.",
+        START,
+        choices=RELIABILITIES,
+    ),
     Option("qos_depth", 5, "Queue depth of the subscriptions.", START, limits=(1, 1000)),
     Option("diagnostics_period", 1.0, "Seconds between two diagnostics and summaries.", START, limits=(0.05, 60.0)),
 )
@@ -120,16 +127,14 @@ class _Camera:
         self._heard = dict.fromkeys((*SIDES, "pair"), time.monotonic())
         self._frames: dict[int, Any] = {}  # messages by stamp, in the order they came
         self._most_frames = settings.most_waiting
-        self._qos = QoSProfile(
-            depth=settings.qos_depth, reliability=ReliabilityPolicy[settings.qos_reliability.upper()]
-        )
+        self._qos = settings.qos_reliability, settings.qos_depth
         compressed = settings.image_transport == "compressed"
         self._frame_type: type = CompressedImage if compressed else Image
         self._frame_topic = f"{name}/image_raw/compressed" if compressed else f"{name}/image_raw"
-        self._frame_subscription: Any = None  # while somebody listens to the side-by-side picture
+        self._frame_subscription: ImageSubscription | None = None  # while somebody listens to the side-by-side picture
         for side in SIDES:
             topic = f"{side}/{name}/segmentation/mask"
-            node.create_subscription(Image, topic, partial(self._on_mask, side), self._qos)
+            ImageSubscription(node, Image, topic, partial(self._on_mask, side), *self._qos)
         self._disagreement = node.create_publisher(Image, f"{name}/comparison/disagreement", PICTURE_QOS)
         self._side_by_side = node.create_publisher(Image, f"{name}/comparison/side_by_side", PICTURE_QOS)
         self._summary = node.create_publisher(String, f"{name}/comparison/summary", LATCHED)
@@ -142,11 +147,11 @@ class _Camera:
         """Hear the camera's frames while somebody listens to the picture that shows them."""
         wanted = self._side_by_side.get_subscription_count() > 0
         if wanted and not self._frame_subscription:
-            self._frame_subscription = self._node.create_subscription(
-                self._frame_type, self._frame_topic, self._on_frame, self._qos
+            self._frame_subscription = ImageSubscription(
+                self._node, self._frame_type, self._frame_topic, self._on_frame, *self._qos
             )
         elif not wanted and self._frame_subscription:
-            self._node.destroy_subscription(self._frame_subscription)
+            self._frame_subscription.destroy()
             self._frame_subscription = None
             self._frames.clear()
 

@@ -31,6 +31,7 @@ from transkd_ros.frames import FrameError, decode_image
 from transkd_ros.model.bundle import load_bundle
 from transkd_ros.nodes import process
 from transkd_ros.nodes.options import START, Option, declare, read
+from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES, ImageSubscription
 from transkd_ros.resources import DEFAULT_MODEL, find_model
 
 READY = "ready: the segmentation node answers, the bag can be played"
@@ -49,7 +50,11 @@ OPTIONS = (
     Option("output", "evaluation", "Folder of metrics.json and report.html.", START),
     Option("start_timeout", 120.0, "Seconds until the segmentation node has to be there.", START, limits=(0.0, 1e6)),
     Option(
-        "qos_reliability", "best_effort", "Of the image subscriptions.", START, choices=("best_effort", "reliable")
+        "qos_reliability",
+        BEST_AVAILABLE,
+        "Of the image subscriptions; best_available is what the publishers offer.",
+        START,
+        choices=RELIABILITIES,
     ),
 )  # fmt: skip
 
@@ -74,14 +79,14 @@ class EvaluationNode(Node):
         self._since = time.monotonic()  # the last step
         self.finished = False
 
-        qos = QoSProfile(depth=IMAGE_DEPTH, reliability=ReliabilityPolicy[self.settings.qos_reliability.upper()])
         masks_qos = QoSProfile(depth=IMAGE_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         kind = CompressedImage if self.replay.compressed else Image
         for camera in self.replay.cameras:
             recording = self._recordings[camera.name]
             # Raw: of a frame only the stamp is looked at, and the mask is decoded without a copy.
             on_frame, on_mask = partial(self._on_frame, recording), partial(self._on_mask, recording)
-            self.create_subscription(kind, self.replay.frames_topic(camera), on_frame, qos, raw=True)
+            topic, reliability = self.replay.frames_topic(camera), self.settings.qos_reliability
+            ImageSubscription(self, kind, topic, on_frame, reliability, IMAGE_DEPTH, raw=True)
             self.create_subscription(Image, _masks_topic(camera), on_mask, masks_qos, raw=True)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         # Steady, not the node's clock: simulated time stands still until the player runs.
