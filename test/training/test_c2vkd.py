@@ -266,3 +266,27 @@ def test_losses_are_float32_under_mixed_precision():
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
     for name in ("linguistic", "target", "non_target"):  # the projection alone is computed in bf16
         assert losses[name].item() == pytest.approx(expected[name].item(), rel=1e-6), name
+
+
+# Soft labels
+
+
+def test_pdd_alone_learns_from_soft_labels_at_their_size():
+    """Labels are taken at the nearest pixel; a student that is right about what was stored has nothing to learn."""
+    distiller = C2VKD(visual_weight=0, linguistic_weight=0)
+    assert (distiller.needs_stages, C2VKD().needs_stages) == (False, True)
+    distiller.build(Widths(11, (8,) * 4, ()), Widths(11, (), ()))
+    assert list(distiller.parameters()) == []
+    logits, labels = torch.randn(2, 11, 4, 6), torch.randint(11, (2, 4, 6))
+    logits.scatter_(1, labels[:, None], 9.0)  # the teacher is right
+    stored = Taps(logits.log_softmax(1), torch.zeros(2, 3, 16, 24), (), ())
+
+    def enlarged(maps):
+        return maps.repeat_interleave(4, -2).repeat_interleave(4, -1)
+
+    student = Taps(enlarged(logits), stored.image, (torch.randn(2, 8, 2, 3),) * 4, ())
+    losses = distiller(student, stored, enlarged(labels))
+    assert list(losses) == ["target", "non_target"]
+    assert [loss.item() for loss in losses.values()] == pytest.approx([0, 0], abs=1e-5)
+    shifted = distiller(student, stored, enlarged(labels).roll(4, -1))
+    assert shifted["target"].item() > 0.1

@@ -14,8 +14,13 @@ pytestmark = pytest.mark.training
 
 def taps(*classes):
     """Taps of a network that gives these logits, one tuple of positions per class."""
-    logits = torch.tensor(classes)[None, :, None, :]
-    return Taps(logits, torch.zeros(1, 3, *logits.shape[-2:]), (), ())
+    return live(torch.tensor(classes)[None, :, None, :])
+
+
+def live(logits):
+    """Taps of a network, which has stages, with these logits (B, classes, H, W)."""
+    image = torch.zeros(len(logits), 3, *logits.shape[-2:])
+    return Taps(logits, image, (image,), ())
 
 
 def loss(student, teacher, temperature=1.0, weight=1.0):
@@ -37,7 +42,7 @@ def test_the_positions_of_an_image_are_one_distribution_and_images_are_averaged(
     """Rows and columns together: 1/6, 1/6, 1/6 and 3/6 in the first image; the second costs nothing."""
     teacher = torch.zeros(2, 1, 2, 2)
     teacher[0, 0, 1, 1] = math.log(3)
-    pair = (Taps(logits, torch.zeros(2, 3, 2, 2), (), ()) for logits in (torch.zeros(2, 1, 2, 2), teacher))
+    pair = (live(logits) for logits in (torch.zeros(2, 1, 2, 2), teacher))
     first = 3 / 6 * math.log((1 / 6) / (1 / 4)) + 3 / 6 * math.log((3 / 6) / (1 / 4))
     assert loss(*pair) == pytest.approx(first / 2, rel=1e-5)
 
@@ -58,7 +63,25 @@ def test_the_weight_multiplies_the_loss():
 
 def test_half_precision_logits_are_compared_in_float32():
     student, teacher = taps((0.0, 1.0)), taps((1.0, 0.0))
-    halved = Taps(student.logits.bfloat16(), student.image, (), ())
+    halved = live(student.logits.bfloat16())
     result = CWD()(halved, teacher, torch.zeros(1, 1, 2, dtype=torch.int64))["channel"]
     assert result.dtype == torch.float32
     assert result.item() == pytest.approx(loss(student, teacher, 4.0, 3.0), rel=1e-6)
+
+
+def test_logits_are_compared_at_the_size_over_the_stride():
+    """Of 8×8 positions, in which 4×4 blocks are alike, a stride of 4 leaves 2×2."""
+    blocks = torch.randn(2, 1, 3, 2, 2)
+    large = [live(logits.repeat_interleave(4, 2).repeat_interleave(4, 3)) for logits in blocks]
+    labels = torch.zeros(1, 8, 8, dtype=torch.int64)
+    found = CWD(stride=4)(*large, labels)["channel"].item()
+    assert found == pytest.approx(loss(*map(live, blocks), 4.0, 3.0), rel=1e-5)
+
+
+def test_soft_labels_are_compared_with_log_probabilities_at_their_size():
+    """A student that predicts what was stored has nothing to learn, whatever constant its pixels' logits carry."""
+    logits = torch.randn(1, 3, 2, 2)
+    stored = Taps(logits.log_softmax(1), torch.zeros(1, 3, 8, 8), (), ())
+    student = (logits + torch.randn(1, 1, 2, 2)).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert loss(live(student), stored) == pytest.approx(0, abs=1e-6)
+    assert loss(live(student.roll(4, 3)), stored) > 0.01

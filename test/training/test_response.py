@@ -52,3 +52,21 @@ def test_half_precision_logits_are_compared_in_float32():
     result = ResponseKD()(halved, teacher, LABELS)["response"]
     assert result.dtype == torch.float32
     assert result.item() == pytest.approx(loss(student, teacher), rel=1e-6)
+
+
+def test_void_pixels_are_taught_too():
+    student, teacher = taps((0.0, 1.0), (0.0, 0.0)), taps((0.0, 1.0), (3.0, 0.0))
+    unlabelled = torch.full_like(LABELS, 255)
+    assert ResponseKD()(student, teacher, unlabelled)["response"].item() == loss(student, teacher) > 0
+
+
+def test_soft_labels_of_a_quarter_of_the_size_teach_what_their_logits_would():
+    """What a committee's mean leaves behind are log-probabilities: a softmax at any temperature sees no difference."""
+    student, logits = torch.randn(2, 3, 16, 24, requires_grad=True), 4 * torch.randn(2, 3, 4, 6)
+    image = torch.zeros(2, 3, 16, 24)
+    whole = Taps(student, image, (image,), ())
+    live, stored = Taps(logits, image, (image,), ()), Taps(logits.log_softmax(1).half(), image, (), ())
+    found, expected = (ResponseKD(temperature=4.0)(whole, shown, LABELS)["response"] for shown in (stored, live))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+    found.backward()
+    assert student.grad.abs().sum() > 0

@@ -4,8 +4,19 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training wing needs torch")
 
-from training.distillers import DistillerError, ResponseKD, TransKD  # noqa: E402
+from training.distillers import (  # noqa: E402
+    C2VKD,
+    CWD,
+    DistillerError,
+    KnowledgeAdaptation,
+    KnowledgeReview,
+    ResponseKD,
+    SpiritDistillation,
+    TransKD,
+)
+from training.distillers.base import check_fit  # noqa: E402
 from training.module import ClassTableError, SegmentationModule  # noqa: E402
+from training.taps import Widths  # noqa: E402
 from training.teachers import TeacherSource, load_teacher  # noqa: E402
 from training.trained import TrainedError, read_bundle  # noqa: E402
 from transkd_ros.resources import find_model  # noqa: E402
@@ -81,6 +92,41 @@ def test_classes_that_differ_are_refused(random_teacher):
     teacher = TeacherSource(str(random_teacher("mit_b1")))
     with pytest.raises(ClassTableError, match=r"11 classes; model\.labels has 19"):
         SegmentationModule(labels="cityscapes", distiller=ResponseKD(), teacher=teacher)
+
+
+@pytest.mark.parametrize("method", [TransKD, KnowledgeReview, KnowledgeAdaptation])
+def test_a_method_that_compares_no_logits_takes_a_teacher_of_other_classes(method, random_teacher):
+    teacher = TeacherSource(str(random_teacher("mit_b1")))
+    module = SegmentationModule(labels="cityscapes", distiller=method(), teacher=teacher)
+    images, labels = IMAGES.repeat(2, 1, 1, 1), torch.zeros(2, 64, 96, dtype=torch.uint8)
+    assert all(loss.isfinite() for loss in module.losses(images, labels).values())
+
+
+@pytest.mark.parametrize("method", [ResponseKD, CWD, C2VKD])
+def test_a_method_that_compares_logits_takes_no_teacher_of_other_classes(method):
+    assert method().needs_classes
+
+
+@pytest.mark.parametrize(
+    ("distiller", "fits"),
+    [
+        (ResponseKD(), True),
+        (CWD(), True),
+        (C2VKD(visual_weight=0, linguistic_weight=0), True),
+        (C2VKD(visual_weight=0), False),
+        (KnowledgeReview(), False),
+        (KnowledgeAdaptation(), False),
+        (TransKD(), False),
+        (SpiritDistillation(), False),
+    ],
+    ids=lambda it: type(it).__name__,
+)
+def test_a_teacher_without_stages_is_refused_by_methods_that_read_them(distiller, fits):
+    student, soft_labels = Widths(11, (32, 64, 160, 256), (32, 64, 160, 256)), Widths(11, (), ())
+    if fits:
+        return check_fit(distiller, student, soft_labels)
+    with pytest.raises(DistillerError, match=rf"{type(distiller).__name__} reads stage maps.*ResponseKD, CWD, C2VKD"):
+        check_fit(distiller, student, soft_labels)
 
 
 def test_a_method_that_needs_patch_embeddings_refuses_a_cnn_and_names_those_that_fit():

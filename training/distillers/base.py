@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from training.networks import resize
 from training.taps import Taps, Widths
 from training.teachers import Teacher
 
@@ -53,10 +54,12 @@ class Preparation:
 class Distiller(nn.Module):
     """The interface. The constructor takes the method's settings, as they stand in a recipe; `build` comes next."""
 
+    needs_stages = True
+    """Whether the method reads stage maps; a teacher of stored soft labels has none."""
     needs_patches = False
     """Whether the method reads patch embeddings, which only transformer encoders (MiT, PVTv2) have."""
-    needs_classes = True
-    """Whether student and teacher have to know the same classes."""
+    needs_classes = False
+    """Whether the method compares logits, so that student and teacher have to know the same classes."""
     needs_same_network = False
     """Whether the student has to be the teacher's own network, made smaller."""
 
@@ -88,13 +91,32 @@ class Distiller(nn.Module):
     def forward(self, student: Taps, teacher: Taps, labels: Tensor) -> dict[str, Tensor]:
         """The method's losses by name, each a scalar with its weight applied; they are summed with the cross-entropy.
 
-        `labels` is (B, H, W) int64 with 255 ignored. Nothing of `teacher` requires a gradient.
+        `labels` is (B, H, W) int64 with 255 ignored. Nothing of `teacher` requires a gradient. A teacher of stored soft
+        labels shows log-probabilities as its logits, smaller than the image, and no stages.
         """
         raise NotImplementedError
 
 
+def compared_logits(student: Taps, teacher: Taps, stride: int = 1) -> tuple[Tensor, Tensor]:
+    """The logits of both, (B, classes, h, w) float32, made comparable: the only place where their sizes meet.
+
+    The size is the teacher's, and at most the student's (the image's) over `stride`: the student comes down,
+    bilinearly, to soft labels stored at a quarter of the size, and these are never blown up **[ours]**. Against soft
+    labels, which are log-probabilities, the student's logits are made log-probabilities too.
+    """
+    full, shown = student.logits.shape[-2:], teacher.logits.shape[-2:]
+    size = [min(side, -(-whole // stride)) for whole, side in zip(full, shown, strict=True)]
+    own, wanted = resize(student.logits.float(), size), resize(teacher.logits.float(), size)
+    return (own if teacher.stages else own.log_softmax(1)), wanted
+
+
 def check_fit(distiller: Distiller, student: Widths, teacher: Widths) -> None:
     """Raise DistillerError where a method reads what one of the networks does not have."""
+    if distiller.needs_stages and not teacher.stages:
+        raise DistillerError(
+            f"{type(distiller).__name__} reads stage maps, and this teacher has none to show: soft labels are logits "
+            "only; methods that fit: ResponseKD, CWD, C2VKD with visual_weight and linguistic_weight 0"
+        )
     if not distiller.needs_patches:
         return
     for role, network in (("student", student), ("teacher", teacher)):

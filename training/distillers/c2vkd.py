@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data.samples import IGNORE
-from training.distillers.base import Distiller
+from training.distillers.base import Distiller, compared_logits
 from training.networks import resize
 from training.taps import Taps, Widths
 
@@ -30,8 +30,11 @@ class C2VKD(Distiller):
     classes. `visual_weight` and `linguistic_weight` multiply the two parts of VLFD, `target_weight` (α) and
     `non_target_weight` (β) those of PDD; `temperature` T softens both sides of PDD, which is multiplied by T². All
     defaults are **[ours]**. The student's last map is projected to the teacher's channels by a 1×1 convolution that
-    starts as the identity where the widths are equal, so that equal networks have no VLFD to begin with.
+    starts as the identity where the widths are equal, so that equal networks have no VLFD to begin with. With both
+    weights of VLFD 0 no maps are read: PDD alone, which soft labels can teach.
     """
+
+    needs_classes = True
 
     def __init__(
         self,
@@ -45,23 +48,31 @@ class C2VKD(Distiller):
         self.visual_weight, self.linguistic_weight = visual_weight, linguistic_weight
         self.target_weight, self.non_target_weight = target_weight, non_target_weight
         self.temperature = temperature
+        self.needs_stages = bool(visual_weight or linguistic_weight)
 
     def build(self, student: Widths, teacher: Widths) -> None:
+        if not self.needs_stages:
+            return
         self.projection = nn.Conv2d(student.stages[-1], teacher.stages[-1], 1, bias=False)
         if student.stages[-1] == teacher.stages[-1]:
             nn.init.dirac_(self.projection.weight)
 
     def forward(self, student: Taps, teacher: Taps, labels: Tensor) -> dict[str, Tensor]:
-        """{"visual", "linguistic", "target", "non_target"}: scalars from last stage maps, logits and labels."""
-        own, shown = student.stages[-1], teacher.stages[-1]
-        softened = [taps.logits.float() / self.temperature for taps in (student, teacher)]
-        target, non_target = decoupled_divergences(softened[0], softened[1], labels)
-        return {
-            "visual": self.visual_weight * visual_distance(self.projection(own), shown),
-            "linguistic": self.linguistic_weight * relation_divergence(own, shown),
+        """{"target", "non_target"}, scalars from logits and labels; with a weight on either of them {"visual",
+
+        "linguistic"}, too, from the maps of the last stage.
+        """
+        own, wanted = (side / self.temperature for side in compared_logits(student, teacher))
+        target, non_target = decoupled_divergences(own, wanted, resize_labels(labels, wanted.shape[-2:]))
+        losses = {
             "target": self.target_weight * self.temperature**2 * target,
             "non_target": self.non_target_weight * self.temperature**2 * non_target,
         }
+        if self.needs_stages:
+            last, shown = student.stages[-1], teacher.stages[-1]
+            losses["visual"] = self.visual_weight * visual_distance(self.projection(last), shown)
+            losses["linguistic"] = self.linguistic_weight * relation_divergence(last, shown)
+        return losses
 
 
 def visual_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -97,6 +108,13 @@ def token_relations(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     tokens = F.adaptive_avg_pool2d(maps.float(), grid).flatten(2).transpose(1, 2)
     with torch.autocast(maps.device.type, enabled=False):
         return (tokens @ tokens.mT / math.sqrt(tokens.shape[-1])).log_softmax(-1)
+
+
+def resize_labels(labels: Tensor, size: torch.Size) -> Tensor:
+    """Labels (B, H, W) int64 at `size`, each that of the nearest pixel."""
+    if labels.shape[-2:] == size:
+        return labels
+    return F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
 
 
 def decoupled_divergences(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

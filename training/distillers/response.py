@@ -5,22 +5,27 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.distillers.base import Distiller
+from training.distillers.base import Distiller, compared_logits
 from training.taps import Taps
 
 
 class ResponseKD(Distiller):
     """KL divergence of the softened class distributions, averaged over all pixels, labelled or not, times T².
 
-    Works between any two networks. `temperature` T softens both sides; `weight` multiplies the loss.
+    Works between any two networks that know the same classes, and from soft labels. `temperature` T softens both sides;
+    `weight` multiplies the loss.
     """
+
+    needs_stages = False
+    needs_classes = True
 
     def __init__(self, temperature: float = 1.0, weight: float = 1.0) -> None:
         super().__init__()
         self.temperature, self.weight = temperature, weight
 
     def forward(self, student: Taps, teacher: Taps, labels: Tensor) -> dict[str, Tensor]:
-        """{"response": scalar} from logits (B, classes, H, W) on both sides."""
-        softened = [F.log_softmax(taps.logits.float() / self.temperature, dim=1) for taps in (student, teacher)]
+        """{"response": scalar} from logits (B, classes, ·, ·) on both sides; labels are not read."""
+        logits = compared_logits(student, teacher)
+        softened = [F.log_softmax(side / self.temperature, dim=1) for side in logits]
         divergence = F.kl_div(softened[0], softened[1], reduction="none", log_target=True).sum(1).mean()
         return {"response": self.weight * self.temperature**2 * divergence}

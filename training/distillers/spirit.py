@@ -36,7 +36,6 @@ class SpiritDistillation(Distiller):
     Several processes need `trainer.strategy: ddp_find_unused_parameters_true`: a part of the network stands still.
     """
 
-    needs_classes = False
     needs_same_network = True
 
     def __init__(
