@@ -117,26 +117,32 @@ def test_every_stage_sees_the_deeper_ones_only():
 # Feature maps: hierarchical context loss
 
 
-def test_the_context_loss_of_a_small_map_by_hand():
-    """Of a map 3 high the sizes full, 2 and 1 count, with 1, 1/4 and 1/8; 4 is left out, of sum and normaliser."""
-    student = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 2]])[None, None]
-    full = (1 + 4) / 9
-    # Pooled to 2×2 the windows are 2×2 and overlap: corners 1/4 and 2/4, else 0. Pooled to 1×1: 3/9.
-    pooled, mean = ((1 / 4) ** 2 + (2 / 4) ** 2) / 4, (3 / 9) ** 2
-    expected = (full + pooled / 4 + mean / 8) / (1 + 1 / 4 + 1 / 8)
-    assert context_loss(student, torch.zeros(1, 1, 3, 3)).item() == pytest.approx(expected, rel=1e-6)
+@pytest.mark.parametrize(
+    ("height", "sizes"),
+    [
+        # One value of `height`² differs, by 12: the mean square of the full map, then of each pool size that is used.
+        (1, [12**2]),
+        # 1×1: 12/4.
+        (2, [12**2 / 4, 3**2]),
+        # 2×2: windows of 2×2, of which one contains the corner: 12/4. 1×1: 12/9.
+        (3, [12**2 / 9, 3**2 / 4, (12 / 9) ** 2]),
+        # 2×2: 12/4. 1×1: 12/16. A pool size of 4 is the full map and left out.
+        (4, [12**2 / 16, 3**2 / 4, (12 / 16) ** 2]),
+        # 4×4: windows of 2×2: 12/4. 2×2: of 3×3: 12/9. 1×1: 12/25.
+        (5, [12**2 / 25, 3**2 / 16, (12 / 9) ** 2 / 4, (12 / 25) ** 2]),
+        (8, [12**2 / 64, 3**2 / 16, (12 / 16) ** 2 / 4, (12 / 64) ** 2]),
+    ],
+)
+def test_the_context_loss_by_hand_halves_the_weight_with_every_pool_size_that_is_used(height, sizes):
+    """A map of height 4 takes 2×2 at 1/2 and 1×1 at 1/4, not at the 1/4 and 1/8 that they have in a taller one."""
+    student = torch.zeros(1, 1, height, height)
+    student[0, 0, 0, 0] = 12.0
+    weights = [1, 1 / 2, 1 / 4, 1 / 8][: len(sizes)]
+    expected = sum(weight * size for weight, size in zip(weights, sizes, strict=True)) / sum(weights)
+    assert context_loss(student, torch.zeros_like(student)).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_context_loss_of_a_tall_map_counts_all_four_sizes():
-    student = torch.zeros(1, 1, 8, 8)
-    student[0, 0, 0, 0] = 8.0
-    # One of 64, 16, 4 and 1 cells differs, by 8, 8/4, 8/16 and 8/64.
-    sizes = [64 / 64, 4 / 16, (1 / 2) ** 2 / 4, (1 / 8) ** 2]
-    expected = (sizes[0] + sizes[1] / 2 + sizes[2] / 4 + sizes[3] / 8) / (1 + 1 / 2 + 1 / 4 + 1 / 8)
-    assert context_loss(student, torch.zeros(1, 1, 8, 8)).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_pool_size_equal_to_the_height_is_left_out():
+def test_the_height_says_which_pool_sizes_are_used():
     constant = torch.full((1, 1, 1, 7), 3.0)  # nothing is smaller than a height of 1
     assert context_loss(constant, torch.zeros(1, 1, 1, 7)).item() == pytest.approx(9)
 

@@ -17,8 +17,8 @@ from training.networks import resize
 
 MID_WIDTH = 64
 SQUEEZE_RATIO, SQUEEZE_FLOOR = 16, 32
-POOL_WEIGHTS = {4: 1 / 2, 2: 1 / 4, 1: 1 / 8}
-"""Pool sizes of the hierarchical context loss and their weights; the full map weighs 1."""
+POOL_SIZES = (4, 2, 1)
+"""Of the hierarchical context loss, beside the full map."""
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -127,14 +127,14 @@ def hierarchical_context_loss(student: Sequence[Tensor], teacher: Sequence[Tenso
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """The weighted mean of the squared differences of two maps (B, C, h, w), whole and pooled to 4×4, 2×2 and 1×1.
 
-    A pool size that is not smaller than the map's height is left out, with its weight. Where the sizes differ, the
-    student's map is first brought to the teacher's, bilinearly **[ours]**.
+    The full map weighs 1 and each pool size half as much as the one before; a pool size that is not smaller than the
+    map's height is left out and halves nothing, as in the official code. Where the sizes differ, the student's map is
+    first brought to the teacher's, bilinearly **[ours]**.
     """
     student, teacher = resize(student, teacher.shape[-2:]).float(), teacher.float()
-    loss, total = F.mse_loss(student, teacher), 1.0
-    for size, weight in POOL_WEIGHTS.items():
+    losses = [F.mse_loss(student, teacher)]
+    for size in POOL_SIZES:
         if size < teacher.shape[-2]:
-            pooled = F.adaptive_avg_pool2d(student, size)
-            loss = loss + weight * F.mse_loss(pooled, F.adaptive_avg_pool2d(teacher, size))
-            total += weight
-    return loss / total
+            losses.append(F.mse_loss(F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)))
+    weights = [0.5**index for index in range(len(losses))]
+    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum() / sum(weights)
