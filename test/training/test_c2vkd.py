@@ -153,20 +153,26 @@ def test_the_students_map_is_brought_to_the_teachers_size():
 # Linguistic part of VLFD
 
 TWO_TOKENS = torch.tensor([[2.0, 0, 0, 0], [1, 1, 0, 0]]).T.reshape(1, 4, 1, 2)
-# Products 4, 2, 2, 2 over √4: the rows of the relations are softmax(2, 1) and softmax(1, 1).
-OWN, OTHER = math.e / (math.e + 1), 1 / (math.e + 1)
+# Of length one their product is cos 45°: at a temperature of 1/2 each row is softmax(2, √2), the own token first.
+OWN, OTHER = (math.exp(it) / (math.exp(2) + math.exp(2**0.5)) for it in (2, 2**0.5))
 
 
 def test_the_relations_of_two_tokens_by_hand():
-    relations = token_relations(TWO_TOKENS, (1, 2)).exp()
+    relations = token_relations(TWO_TOKENS, (1, 2), 0.5).exp()
     assert relations.shape == (1, 2, 2)
-    assert relations.flatten().tolist() == pytest.approx([OWN, OTHER, 1 / 2, 1 / 2], rel=1e-5)
+    assert relations.flatten().tolist() == pytest.approx([OWN, OTHER, OTHER, OWN], rel=1e-5)
 
 
 def test_the_relation_divergence_by_hand():
     """To a student whose tokens are all alike each relates as much as any other; its width does not matter."""
-    first = OWN * math.log(2 * OWN) + OTHER * math.log(2 * OTHER)
-    assert relation_divergence(torch.ones(1, 3, 1, 2), TWO_TOKENS).item() == pytest.approx(first / 2, rel=1e-5)
+    expected = OWN * math.log(2 * OWN) + OTHER * math.log(2 * OTHER)
+    assert relation_divergence(torch.ones(1, 3, 1, 2), TWO_TOKENS, 0.5).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_scale_of_a_map_does_not_change_its_relations():
+    """Products of raw tokens grow with it, until each token relates to itself alone."""
+    maps = torch.randn(1, 16, 4, 5)
+    assert torch.allclose(token_relations(100 * maps, (4, 5), 0.1), token_relations(maps, (4, 5), 0.1), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(64, 128), (45, 60), (17, 16), (1, 1000), (1000, 1)])
@@ -174,8 +180,8 @@ def test_a_large_map_is_pooled_to_at_most_256_tokens(size):
     rows, columns = token_grid(size)
     assert 128 < rows * columns <= 256
     maps = torch.randn(1, 3, *size)
-    assert token_relations(maps, token_grid(size)).shape == (1, rows * columns, rows * columns)
-    assert relation_divergence(maps, torch.randn(1, 2, *size)).isfinite()
+    assert token_relations(maps, token_grid(size), 0.1).shape == (1, rows * columns, rows * columns)
+    assert relation_divergence(maps, torch.randn(1, 2, *size), 0.1).isfinite()
 
 
 def test_the_grid_keeps_the_aspect_and_a_small_map():
@@ -189,7 +195,7 @@ def test_maps_of_two_sizes_are_compared_on_the_grid_of_the_smaller(finer):
     coarse, fine = torch.randn(2, 4, 3, 5), torch.randn(2, 4, 6, 10)
     pooled = fine.unflatten(3, (5, 2)).unflatten(2, (3, 2)).mean((3, 5))
     pairs = [(fine, coarse), (pooled, coarse)] if finer == "student" else [(coarse, fine), (coarse, pooled)]
-    found, expected = (relation_divergence(*pair).item() for pair in pairs)
+    found, expected = (relation_divergence(*pair, 0.5).item() for pair in pairs)
     assert found == pytest.approx(expected, rel=1e-5)
     assert found > 0.01
 

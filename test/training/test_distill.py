@@ -157,6 +157,33 @@ def test_the_gpu_profile_fits_on_top_of_a_recipe(capsys):
     assert "encoder: mit_b0" in shown
 
 
+def steps_of(settings):
+    """The steps of a CamVid or rendered recipe on the whole data."""
+    data = "data.init_args."
+    camvid = (settings[data + "limit"] or 367) if settings["data.class_path"].endswith("CamVid") else 0
+    return (camvid + settings[data + "scenes"]) // settings[data + "batch_size"] * settings["trainer.max_epochs"]
+
+
+SIZED = [recipe for recipe in RECIPES if recipe.stem.startswith(("camvid", "rendered"))]
+
+
+@pytest.mark.parametrize("recipe", SIZED, ids=lambda path: path.stem)
+def test_the_warm_up_is_at_most_a_twentieth_of_the_steps_of_a_run_or_of_its_phases(recipe):
+    settings = distill.settings_of(["--config", str(recipe)])
+    first = settings.get("model.distiller.init_args.mimic_epochs", settings["trainer.max_epochs"])
+    assert settings["model.warmup_steps"] <= steps_of(settings) * first / settings["trainer.max_epochs"] / 20
+
+
+def test_the_profile_of_an_average_fits_the_recipes_of_camvid():
+    """At the end of the run the average has forgotten where it began."""
+    profile = ROOT / "config" / "recipes" / "profiles" / "ema.yaml"
+    settings = distill.settings_of(["--config", str(STUDENT), "--config", str(profile)])
+    (callback,) = settings["trainer.callbacks"]
+    assert callback.class_path.endswith("EMAWeightAveraging")
+    assert callback.init_args.decay ** steps_of(settings) < 0.01
+    assert settings["model.encoder"] == "mit_b0"
+
+
 def test_a_run_leaves_checkpoints_logs_pictures_and_its_metrics(shared_scene_tree, tmp_path, random_teacher, capsys):
     teacher = random_teacher("mit_b1")
     recipe = ROOT / "config" / "recipes" / "camvid_transkd_base.yaml"

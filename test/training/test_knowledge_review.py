@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="the training wing needs torch")
 pytest.importorskip("segmentation_models_pytorch")
 
 from training.distillers import KnowledgeReview  # noqa: E402
-from training.distillers.feature_fusion import StageFusion, hierarchical_context_loss  # noqa: E402
+from training.distillers.feature_fusion import StageFusion, Standardise, hierarchical_context_loss  # noqa: E402
 from training.distillers.knowledge_review import SpatialAttention  # noqa: E402
 from training.networks import NetworkSpec, build_network  # noqa: E402
 from training.taps import Taps, Widths, run_tapped, widths  # noqa: E402
@@ -30,6 +30,13 @@ def taps_of(channels, batch=2, gradient=False):
 def built(distiller):
     distiller.build(Widths(11, STUDENT, ()), Widths(11, TEACHER, ()))
     return distiller
+
+
+def built_like(distiller):
+    """A new one with the same weights, which has seen no batch."""
+    other = built(KnowledgeReview())
+    other.load_state_dict(distiller.state_dict())
+    return other
 
 
 def test_attention_weighs_both_maps_position_by_position_by_hand():
@@ -73,11 +80,30 @@ def test_the_method_has_the_papers_parameters():
 
 def test_the_loss_is_the_weighted_context_loss_of_the_fused_maps():
     student, teacher = taps_of(STUDENT), taps_of(TEACHER)
-    distiller = built(KnowledgeReview(weight=3.0)).eval()
+    distiller = built(KnowledgeReview(weight=3.0, standardise=False)).eval()
     maps = distiller.fusion(student.stages)
     assert [output.shape for output in maps] == [stage.shape for stage in teacher.stages]
     expected = 3 * hierarchical_context_loss(maps, teacher.stages)
     assert distiller(student, teacher, LABELS)["review"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_teachers_maps_are_standardised_by_the_mean_of_all_batches():
+    """Two batches with channel means 10 and 30: behind the second the statistics are those of both, not its own."""
+    standardise = Standardise(1).train()
+    first, second = (torch.tensor([[[[-1.0, 1.0]]], [[[-1.0, 1.0]]]]) + mean for mean in (10, 30))
+    unbiased = (4 / 3) ** 0.5  # of four values with the variance 1
+    assert standardise(first).flatten().tolist() == pytest.approx([-1 / unbiased, 1 / unbiased] * 2, rel=1e-4)
+    assert standardise(second).flatten().tolist() == pytest.approx([9 / unbiased, 11 / unbiased] * 2, rel=1e-4)
+    assert list(standardise.parameters()) == []
+    assert standardise.eval()(second).flatten().tolist() == pytest.approx([9 / unbiased, 11 / unbiased] * 2, rel=1e-4)
+
+
+def test_the_scale_of_a_teachers_stage_does_not_weigh_it():
+    student, teacher = taps_of(STUDENT), taps_of(TEACHER)
+    scaled = Taps(teacher.logits, teacher.image, tuple(3 + 50 * stage for stage in teacher.stages), ())
+    distiller = built(KnowledgeReview())
+    first, second = (built_like(distiller)(student, shown, LABELS)["review"].item() for shown in (teacher, scaled))
+    assert first == pytest.approx(second, rel=1e-3)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

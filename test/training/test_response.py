@@ -20,8 +20,8 @@ def taps(*pixels):
     return Taps(logits, torch.zeros(1, 3, *logits.shape[-2:]), (), ())
 
 
-def loss(student, teacher, **settings):
-    return ResponseKD(**settings)(student, teacher, LABELS)["response"].item()
+def loss(student, teacher, temperature=1.0, weight=1.0):
+    return ResponseKD(temperature, weight)(student, teacher, LABELS)["response"].item()
 
 
 def test_the_loss_is_the_mean_over_pixels_of_kl_teacher_student():
@@ -49,7 +49,7 @@ def test_the_weight_multiplies_the_loss():
 def test_half_precision_logits_are_compared_in_float32():
     student, teacher = taps((0.0, 1.0)), taps((1.0, 0.0))
     halved = Taps(student.logits.bfloat16(), student.image, (), ())
-    result = ResponseKD()(halved, teacher, LABELS)["response"]
+    result = ResponseKD(1.0, 1.0)(halved, teacher, LABELS)["response"]
     assert result.dtype == torch.float32
     assert result.item() == pytest.approx(loss(student, teacher), rel=1e-6)
 
@@ -57,7 +57,7 @@ def test_half_precision_logits_are_compared_in_float32():
 def test_void_pixels_are_taught_too():
     student, teacher = taps((0.0, 1.0), (0.0, 0.0)), taps((0.0, 1.0), (3.0, 0.0))
     unlabelled = torch.full_like(LABELS, 255)
-    assert ResponseKD()(student, teacher, unlabelled)["response"].item() == loss(student, teacher) > 0
+    assert ResponseKD(1.0, 1.0)(student, teacher, unlabelled)["response"].item() == loss(student, teacher) > 0
 
 
 def test_soft_labels_of_a_quarter_of_the_size_teach_what_their_logits_would():
@@ -66,7 +66,7 @@ def test_soft_labels_of_a_quarter_of_the_size_teach_what_their_logits_would():
     image = torch.zeros(2, 3, 16, 24)
     whole = Taps(student, image, (image,), ())
     live, stored = Taps(logits, image, (image,), ()), Taps(logits.log_softmax(1).half(), image, (), ())
-    found, expected = (ResponseKD(temperature=4.0)(whole, shown, LABELS)["response"] for shown in (stored, live))
+    found, expected = (ResponseKD()(whole, shown, LABELS)["response"] for shown in (stored, live))
     assert found.item() == pytest.approx(expected.item(), rel=1e-3)
     found.backward()
     assert student.grad.abs().sum() > 0

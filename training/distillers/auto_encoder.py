@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from training.distillers.base import DistillerError, Preparation
-from training.distillers.feature_fusion import BatchNorm
+from training.distillers.feature_fusion import BatchNorm, Standardise
 from transkd_ros import cli
 from transkd_ros.files import write_atomic
 
@@ -41,8 +41,7 @@ class Encoder(nn.Module):
     def __init__(self, channels: int, width: int, strides: tuple[int, int, int]) -> None:
         super().__init__()
         self.channels, self.width, self.strides = channels, width, strides
-        # Without a momentum the statistics are the mean over all batches: those of a teacher do not drift.
-        self.standardise = BatchNorm(channels, affine=False, momentum=None)
+        self.standardise = Standardise(channels)
         inputs = zip((channels, width, width), strides, strict=True)
         self.layers = nn.Sequential(*(block(nn.Conv2d(c, width, 3, stride, 1, bias=False)) for c, stride in inputs))
 
@@ -51,7 +50,7 @@ class Encoder(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """The code (B, width, h', w'), not negative, of a teacher's map (B, channels, h, w): h' = h / strides, up."""
-        return self.layers(self.standardise(maps.float()))
+        return self.layers(self.standardise(maps))
 
     def decoder(self) -> nn.Sequential:
         """A new decoder: three transposed convolutions back, batch norm and ReLU between them, the last one linear.
@@ -72,7 +71,7 @@ def reconstruction_losses(encoder: Encoder, decoder: nn.Module, maps: Tensor) ->
     channels too, and divided by the map's B·h·w positions **[ours]**. The reconstruction error is the mean over all
     values of the squared error alone: 1 is that of guessing every channel's mean.
     """
-    standardised = encoder.standardise(maps.float())
+    standardised = encoder.standardise(maps)
     code = encoder.layers(standardised)
     height, width = maps.shape[-2:]
     error = (decoder(code)[..., :height, :width] - standardised).square().mean()

@@ -28,26 +28,30 @@ class C2VKD(Distiller):
 
     Meant for a transformer under a CNN (DeepLabV3+, FPN), and works between any two networks that know the same
     classes. `visual_weight` and `linguistic_weight` multiply the two parts of VLFD, `target_weight` (α) and
-    `non_target_weight` (β) those of PDD; `temperature` T softens both sides of PDD, which is multiplied by T². All
-    defaults are **[ours]**. The student's last map is projected to the teacher's channels by a 1×1 convolution that
-    starts as the identity where the widths are equal, so that equal networks have no VLFD to begin with. With both
-    weights of VLFD 0 no maps are read: PDD alone, which soft labels can teach.
+    `non_target_weight` (β) those of PDD; `temperature` T softens both sides of PDD, which is multiplied by T²;
+    `relation_temperature` softens the relations between tokens. All defaults are **[ours]**, such that no part pulls
+    the encoder much harder than the cross-entropy does; the target part repeats the labels and weighs little.
+
+    The student's last map is projected to the teacher's channels by a 1×1 convolution that starts as the identity
+    where the widths are equal, so that equal networks have no VLFD to begin with. With both weights of VLFD 0 no maps
+    are read: PDD alone, which soft labels can teach.
     """
 
     needs_classes = True
 
     def __init__(
         self,
-        visual_weight: float = 1.0,
+        visual_weight: float = 8.0,
         linguistic_weight: float = 1.0,
-        target_weight: float = 1.0,
-        non_target_weight: float = 2.0,
+        target_weight: float = 0.25,
+        non_target_weight: float = 0.5,
         temperature: float = 1.0,
+        relation_temperature: float = 0.1,
     ) -> None:
         super().__init__()
         self.visual_weight, self.linguistic_weight = visual_weight, linguistic_weight
         self.target_weight, self.non_target_weight = target_weight, non_target_weight
-        self.temperature = temperature
+        self.temperature, self.relation_temperature = temperature, relation_temperature
         self.needs_stages = bool(visual_weight or linguistic_weight)
 
     def build(self, student: Widths, teacher: Widths) -> None:
@@ -71,7 +75,7 @@ class C2VKD(Distiller):
         if self.needs_stages:
             last, shown = student.stages[-1], teacher.stages[-1]
             losses["visual"] = self.visual_weight * visual_distance(self.projection(last), shown)
-            losses["linguistic"] = self.linguistic_weight * relation_divergence(last, shown)
+            losses["linguistic"] = self.linguistic_weight * relation_divergence(last, shown, self.relation_temperature)
         return losses
 
 
@@ -85,14 +89,14 @@ def visual_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (units[0] - units[1]).square().sum(1).mean()
 
 
-def relation_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+def relation_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """The linguistic part of VLFD, a scalar in float32, of maps (B, C, h, w) of any widths and sizes **[ours]**.
 
     KL(teacher || student) of the relations of each token to all, averaged over tokens and batch. Both maps are pooled
     to one grid: that of the smaller map, of at most 256 tokens.
     """
     grid = token_grid(min(student.shape[-2:], teacher.shape[-2:], key=math.prod))
-    relations = [token_relations(maps, grid) for maps in (student, teacher)]
+    relations = [token_relations(maps, grid, temperature) for maps in (student, teacher)]
     return F.kl_div(relations[0], relations[1], reduction="none", log_target=True).sum(-1).mean()
 
 
@@ -103,11 +107,14 @@ def token_grid(size: torch.Size) -> tuple[int, int]:
     return rows, columns
 
 
-def token_relations(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """log softmax(T Tᵀ/√C), (B, n, n) float32, of the n tokens T of maps (B, C, …) average-pooled to a grid."""
-    tokens = F.adaptive_avg_pool2d(maps.float(), grid).flatten(2).transpose(1, 2)
+def token_relations(maps: Tensor, grid: tuple[int, int], temperature: float) -> Tensor:
+    """log softmax(T Tᵀ/temperature), (B, n, n) float32, of the n tokens T of maps (B, C, …) average-pooled to a grid.
+
+    Every token is scaled to length one: products of raw tokens are so large that each relates to itself alone.
+    """
+    tokens = F.normalize(F.adaptive_avg_pool2d(maps.float(), grid).flatten(2), dim=1).transpose(1, 2)
     with torch.autocast(maps.device.type, enabled=False):
-        return (tokens @ tokens.mT / math.sqrt(tokens.shape[-1])).log_softmax(-1)
+        return (tokens @ tokens.mT / temperature).log_softmax(-1)
 
 
 def resize_labels(labels: Tensor, size: torch.Size) -> Tensor:

@@ -34,6 +34,23 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
+class Standardise(BatchNorm):
+    """A teacher's maps (B, C, h, w) with mean 0 and variance 1 in every channel, by running statistics **[ours]**.
+
+    In train mode a batch counts first. The statistics are the mean over all batches: those of a teacher do not drift,
+    and what a student is compared with does not jump with the batch.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False, momentum=None)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        maps = maps.float()
+        if self.training:
+            super().forward(maps)
+        return F.batch_norm(maps, self.running_mean, self.running_var, eps=self.eps)
+
+
 class Selection(nn.Module):
     """How a stage's own map and the up-sampled fused map of the deeper one become one."""
 

@@ -34,7 +34,8 @@ class KnowledgeAdaptation(Distiller):
             to the student's: (2, 1, 1) for 8 to 16, (2, 2, 1) for 4 to 16.
         epochs: of the auto-encoder's training; the paper's is about one.
         auto_encoder: a file that another run left behind, of the same teacher and settings, instead of training one.
-        adapt_weight: multiplies the adaptation loss; the paper's.
+        adapt_weight: multiplies the adaptation loss; the paper's, for SGD without clipping. Under AdamW and clipped
+            gradients 50 drowns the labels: take 1 there **[ours]**.
         affinity_weight: multiplies the affinity loss; the paper's.
         positions: of a map that has more, the affinity loss compares so many at most **[ours]**. It holds matrices of
             at most positions² float32 values for every image: 4 MB each for 1024.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.distillers.base import Distiller
-from training.distillers.feature_fusion import MID_WIDTH, FusionWalk, Selection, hierarchical_context_loss
+from training.distillers.feature_fusion import MID_WIDTH, FusionWalk, Selection, Standardise, hierarchical_context_loss
 from training.taps import Taps, Widths
 
 
@@ -30,16 +30,20 @@ class KnowledgeReview(Distiller):
     """Attention-based fusion (ABF) of the student's stages under the hierarchical context loss (HCL).
 
     Works between any two networks. `weight` multiplies the loss; it, and the mid width of 64 channels, which is that of
-    cross selective fusion, are **[ours]**.
+    cross selective fusion, are **[ours]**. So is it to `standardise` the teacher's maps by running statistics: as they
+    are, the largest channels and stages decide what is learned. The paper compares maps as they are.
     """
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0, standardise: bool = True) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.standardise = weight, standardise
 
     def build(self, student: Widths, teacher: Widths) -> None:
         self.fusion = FusionWalk(student.stages, teacher.stages, SpatialAttention)
+        target = Standardise if self.standardise else nn.Identity
+        self.targets = nn.ModuleList(target(width) for width in teacher.stages)
 
     def forward(self, student: Taps, teacher: Taps, labels: Tensor) -> dict[str, Tensor]:
         """{"review": scalar} from the four stage maps (B, C, h, w) on both sides; labels are not read."""
-        return {"review": self.weight * hierarchical_context_loss(self.fusion(student.stages), teacher.stages)}
+        targets = [target(stage) for target, stage in zip(self.targets, teacher.stages, strict=True)]
+        return {"review": self.weight * hierarchical_context_loss(self.fusion(student.stages), targets)}

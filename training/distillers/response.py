@@ -13,13 +13,14 @@ class ResponseKD(Distiller):
     """KL divergence of the softened class distributions, averaged over all pixels, labelled or not, times T².
 
     Works between any two networks that know the same classes, and from soft labels. `temperature` T softens both sides;
-    `weight` multiplies the loss.
+    `weight` multiplies the loss. Both defaults are **[ours]**: at temperature 1 a teacher that is nearly always right
+    says what the labels say, and at 4 a weight of 0.3 pulls the encoder about as hard as the cross-entropy does.
     """
 
     needs_stages = False
     needs_classes = True
 
-    def __init__(self, temperature: float = 1.0, weight: float = 1.0) -> None:
+    def __init__(self, temperature: float = 4.0, weight: float = 0.3) -> None:
         super().__init__()
         self.temperature, self.weight = temperature, weight
 
