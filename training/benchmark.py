@@ -25,6 +25,7 @@ from training.distillers import SKRPEA, Distiller, KnowledgeAdaptation, Response
 from training.distillers.knowledge_adaptation import affinity_loss
 from training.module import SegmentationModule
 from training.networks import NetworkSpec, build_network
+from training.soft_labels import StoredTeacher
 from training.teachers import Teacher
 from transkd_ros import cli
 from transkd_ros.benchmark.measurement import Measurement, Skipped, Target, measure_all, medians, table, take_turns
@@ -104,7 +105,7 @@ def step_times(peers: dict[str, SegmentationModule], batch: Batch, steps: int) -
     teachers = {teacher.source: teacher for module in peers.values() for teacher in module.teachers}
     work: dict[str, Callable[[Batch], None]] = {name: Step(module, device) for name, module in peers.items()}
 
-    def look(teacher: Teacher, batch: Batch) -> None:
+    def look(teacher: Teacher | StoredTeacher, batch: Batch) -> None:
         teacher(batch[0])
         _synchronise(device)
 

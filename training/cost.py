@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from training.module import SegmentationModule
 from training.networks import SIZE_DIVISOR, count_macs, count_parameters
+from training.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,14 @@ class Cost:
 
 
 def costs(module: SegmentationModule, size: tuple[int, int]) -> dict[str, Cost]:
-    """Cost of "student", and under a teacher of "teacher" and "training only" (the distiller), at `size` (H, W) rounded
-    up to what networks take."""
+    """Cost of "student", and under a teacher of "teacher" (soft labels have none) and "training only" (the distiller).
+
+    At `size` (H, W) rounded up to what networks take.
+    """
     height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in size)
-    networks = dict(zip(("student", "teacher"), (module.network, *(t.network for t in module.teachers)), strict=False))
+    networks = {"student": module.network}
+    if module.teachers and isinstance(teacher := module.teachers[0], Teacher):
+        networks["teacher"] = teacher.network
     found = {role: Cost(count_parameters(net), count_macs(net, (height, width))) for role, net in networks.items()}
     if module.distiller is not None:
         macs = _step_macs(module, (height, width)) - sum(cost.macs for cost in found.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,9 +22,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from training.callbacks import CostTable, RunRecord, SampleOverlays
+from training.class_maps import ClassMapError
+from training.data.base import SegmentationData
 from training.distillers import DistillerError
 from training.module import ClassTableError, LossError, SegmentationModule
 from training.networks import NetworkError
+from training.soft_labels import SoftLabelError
 from training.taps import TapError
 from training.trained import TrainedError, opened_checkpoint
 from transkd_ros import cli
@@ -32,11 +36,13 @@ from transkd_ros.model.bundle import BundleError
 
 BAD_INPUT = (
     BundleError,
+    ClassMapError,
     ClassTableError,
     DistillerError,
     ImageFolderError,
     LossError,
     NetworkError,
+    SoftLabelError,
     TapError,
     TrainedError,
 )
@@ -146,6 +152,13 @@ def settings_of(args: list[str]) -> dict[str, Any]:
     Raises CommandError for what the command itself would not understand.
     """
     return vars(command_of(args, _ReadOnly).config.as_flat())
+
+
+def data_of(args: list[str]) -> SegmentationData:
+    """The data that `args` name, and nothing else built. Raises CommandError as `settings_of` does."""
+    data = command_of(args, _ReadOnly).config.data
+    module, _, name = data.class_path.rpartition(".")
+    return getattr(import_module(module), name)(**data.init_args.as_dict())
 
 
 def main(args: list[str] | None = None) -> None:

@@ -19,7 +19,8 @@ from training.data.samples import IGNORE
 from training.distillers import Distiller, DistillerError
 from training.distillers.base import Phase, Preparation, check_fit
 from training.networks import NetworkSpec, Normalise, build_network
-from training.taps import run_tapped, widths
+from training.soft_labels import StoredTeacher
+from training.taps import Widths, run_tapped, widths
 from training.teachers import Teacher, TeacherSource, load_teacher
 from transkd_ros.model.labels import LabelTable
 
@@ -48,6 +49,7 @@ class SegmentationModule(L.LightningModule):
         encoder_weights: see build_network.
         output_stride: see NetworkSpec.
         front_groups: see NetworkSpec.
+        decoder_width: see NetworkSpec.
         labels: name of the class table in config/labels.
         distiller: a method of training/distillers; without one the network learns from labels only.
         teacher: whom the distiller looks at.
@@ -70,6 +72,7 @@ class SegmentationModule(L.LightningModule):
         encoder_weights: str | None = None,
         output_stride: int | None = None,
         front_groups: int = 1,
+        decoder_width: int | None = None,
         labels: str = "camvid",
         distiller: Distiller | None = None,
         teacher: TeacherSource | None = None,
@@ -85,7 +88,8 @@ class SegmentationModule(L.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["distiller", "teacher"])
         self.table = LabelTable.load(labels)
-        self.spec = NetworkSpec(architecture, encoder, len(self.table.names), output_stride, front_groups)
+        classes = len(self.table.names)
+        self.spec = NetworkSpec(architecture, encoder, classes, output_stride, front_groups, decoder_width)
         self.network = build_network(self.spec, encoder_weights).to(memory_format=torch.channels_last)
         self.normalise = Normalise(self.spec)
         self.confusion = MulticlassConfusionMatrix(len(self.table.names), ignore_index=IGNORE)
@@ -96,7 +100,7 @@ class SegmentationModule(L.LightningModule):
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
         self.distiller: Distiller | None = None
         # In a tuple, so that it is no submodule: it is not trained, synchronised, or saved with the student.
-        self.teachers: tuple[Teacher, ...] = ()
+        self.teachers: tuple[Teacher | StoredTeacher, ...] = ()
         self.phases: tuple[Phase, ...] = (Phase("train"),)
         self.phase = self.phases[0]
         if (distiller is None) != (teacher is None):
@@ -104,11 +108,16 @@ class SegmentationModule(L.LightningModule):
         if distiller is not None and teacher is not None:
             self.learn_from(load_teacher(teacher), distiller)
 
-    def learn_from(self, teacher: Teacher, distiller: Distiller) -> None:
+    def learn_from(self, teacher: Teacher | StoredTeacher, distiller: Distiller) -> None:
         """Put the student under a teacher. Raises ClassTableError or DistillerError where they do not fit."""
         if distiller.needs_classes:
-            self._check_classes(f"teacher {teacher.source}", teacher.spec.classes, teacher.labels)
-        student_widths, teacher_widths = widths(self.network), widths(teacher.network)
+            who = f"teacher {teacher.source}"
+            if teacher.labels is None:
+                raise ClassTableError(f"{who} does not say what its classes are: name its model.teacher.labels")
+            self._check_classes(who, teacher.spec.classes, teacher.labels)
+        student_widths = widths(self.network)
+        stored = isinstance(teacher, StoredTeacher)
+        teacher_widths = Widths(teacher.spec.classes, (), ()) if stored else widths(teacher.network)
         check_fit(distiller, student_widths, teacher_widths)
         distiller.build(student_widths, teacher_widths)
         distiller.adopt(self.network, teacher.network)
@@ -131,17 +140,20 @@ class SegmentationModule(L.LightningModule):
             raise DistillerError(f"trainer.max_epochs is {epochs}; the phase {last.name} starts after {last.start}")
         labelled = (phase.start for phase in self.phases if phase.labelled)
         data.unlabelled_epochs = next(labelled, epochs)
-        if self.trainer.is_global_zero:
-            self.distiller.prepare(self._preparation())
+        teacher = self.teachers[0]
+        if isinstance(teacher, StoredTeacher):
+            data.use_soft_labels(teacher.store)
+        elif self.trainer.is_global_zero:
+            self.distiller.prepare(self._preparation(teacher))
 
-    def _preparation(self) -> Preparation:
+    def _preparation(self, teacher: Teacher) -> Preparation:
         trainer: Any = self.trainer
-        teacher = self.teachers[0].to(trainer.strategy.root_device)
+        teacher = teacher.to(trainer.strategy.root_device)
         loader = trainer.datamodule.train_dataloader()
         steps = min(len(loader), int(trainer.fast_dev_run) or len(loader))
 
         def epoch() -> Iterator[Tensor]:
-            for images, _ in islice(loader, steps):
+            for images, *_ in islice(loader, steps):
                 yield images.to(trainer.strategy.root_device)
 
         return Preparation(teacher, epoch, steps, None if trainer.fast_dev_run else Path(trainer.default_root_dir))
@@ -173,22 +185,23 @@ class SegmentationModule(L.LightningModule):
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)
 
-    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, labels: Tensor, soft: Tensor | None = None) -> dict[str, Tensor]:
         """Every loss by name that counts in the phase, weighted: the cross-entropy and the distiller's.
 
-        `images` (B, 3, H, W) and `labels` (B, H, W) uint8.
+        `images` (B, 3, H, W) and `labels` (B, H, W) uint8; `soft` (B, classes, h, w), the soft labels of a stored
+        teacher. Without a labelled pixel the cross-entropy is zero.
         """
         target = labels.long()
         student = run_tapped(self.network, self.normalise(images).to(memory_format=torch.channels_last))
         losses: dict[str, Tensor] = {}
         if self.phase.labelled:
             logits = student.logits.float()
-            losses["cross_entropy"] = F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE)
+            losses["cross_entropy"] = cross_entropy(logits, target, self.class_weights)
         if self.distiller is not None and self.phase.taught:
-            losses |= self.distiller(student, self.teachers[0](images), target)
+            losses |= self.distiller(student, self.teachers[0](images, soft), target)
         return losses
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
         losses = self.losses(*batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
@@ -257,6 +270,13 @@ class SegmentationModule(L.LightningModule):
             return self.phases[index].lr_scale * warm * max(0.0, 1 - (step - begin) / (end - begin)) ** hp.power
 
         return factor
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean over the labelled pixels of (B, classes, H, W) logits; zero, with a gradient of zero, where none is."""
+    if (target == IGNORE).all():
+        return logits.sum() * 0
+    return F.cross_entropy(logits, target, weights, ignore_index=IGNORE)
 
 
 def _not_finite(losses: dict[str, Tensor]) -> str:

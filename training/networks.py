@@ -32,6 +32,7 @@ class NetworkSpec:
     `architecture` is a name that `smp.create_model` knows (segformer, fpn, deeplabv3plus, …), `encoder` one of its
     encoders (mit_b0 … mit_b5, `tu-` and a timm name, …), `classes` the number of class ids. `output_stride` is
     that of a dilated encoder, for the architectures that have one (deeplabv3, deeplabv3plus, pan); None is their own.
+    `decoder_width` is the number of channels of SegFormer's decoder; None is 256, the library's own.
     `front_groups` above 1 makes the front part of a CNN encoder compact (see `training.fronts`).
     """
 
@@ -40,6 +41,7 @@ class NetworkSpec:
     classes: int = 11
     output_stride: int | None = None
     front_groups: int = 1
+    decoder_width: int | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], classes: int) -> NetworkSpec:
@@ -55,7 +57,8 @@ class NetworkSpec:
     def __str__(self) -> str:
         stride = f" stride {self.output_stride}" if self.output_stride else ""
         front = f" front in {self.front_groups} groups" if self.front_groups > 1 else ""
-        return f"{self.architecture} {self.encoder}{stride}{front}"
+        width = f" width {self.decoder_width}" if self.decoder_width else ""
+        return f"{self.architecture} {self.encoder}{width}{stride}{front}"
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per RGB channel, for pixels in 0–1, that the encoder was designed for."""
@@ -118,7 +121,8 @@ def build_network(spec: NetworkSpec, encoder_weights: str | None = None) -> nn.M
     convolutions. Raises NetworkError for names that nobody knows and for what an architecture or encoder has not.
     """
     packaged = encoder_weights == "package"
-    options = {} if spec.output_stride is None else {"encoder_output_stride": spec.output_stride}
+    named = {"encoder_output_stride": spec.output_stride, "decoder_segmentation_channels": spec.decoder_width}
+    options = {name: value for name, value in named.items() if value is not None}
     try:
         network = smp.create_model(
             spec.architecture,

@@ -1,9 +1,13 @@
-"""Teachers: trained networks that only show what they see, from a checkpoint, a bundle, or a published name."""
+"""Teachers: trained networks that only show what they see, from a checkpoint, a bundle, or a published name.
+
+One that was asked before and shows what it said then is the subject of `training.soft_labels`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +16,9 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
+from training.class_maps import ClassMap, ClassMapError
 from training.networks import NetworkSpec, Normalise, commuted
+from training.soft_labels import INDEX, SoftLabels, StoredTeacher
 from training.taps import Taps, run_tapped
 from training.trained import TrainedError, read_bundle, read_checkpoint
 from transkd_ros.model.labels import LabelTable
@@ -28,18 +34,23 @@ class TeacherSource:
     Args:
         source: a checkpoint of training/distill.py, a model bundle (a folder, or the name of a shipped one), or a
             network that segmentation_models_pytorch loads from the Hugging Face hub, such as
-            smp-hub/segformer-b2-1024x1024-city-160k.
+            smp-hub/segformer-b2-1024x1024-city-160k; or a folder of soft labels that training/annotate.py has written.
         precision: what the teacher computes in, whatever the student does.
+        labels: the class table of a published network, which does not say; a name of config/labels or a YAML file.
+        class_map: how its classes become the student's, where they differ; a name of config/class_maps or a YAML file.
     """
 
     source: str
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    labels: str | None = None
+    class_map: str | None = None
 
 
 class Teacher(nn.Module):
     """A trained network in eval mode for good: no gradients, a precision and a normalisation of its own.
 
-    `labels` is its class table, None for a published network, which does not say. `source` is where it came from.
+    `labels` is the class table of what it shows, None where nobody says; with a `class_map`, the map's student's.
+    `source` is where it came from. Raises ClassMapError for a map that is not from its own classes.
     """
 
     def __init__(
@@ -49,11 +60,15 @@ class Teacher(nn.Module):
         labels: LabelTable | None,
         source: str = "",
         precision: str = "fp32",
+        class_map: ClassMap | None = None,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last).requires_grad_(False)
         self.normalise = Normalise(spec)
         self.spec, self.labels, self.source = spec, labels, source
+        self.class_map = class_map
+        if class_map is not None:
+            self._map_classes(class_map)
         self.dtype = PRECISIONS[precision]
         self.eval()
 
@@ -68,15 +83,32 @@ class Teacher(nn.Module):
         return found.hexdigest()
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Taps:
-        """What the teacher shows of images (B, 3, H, W) uint8."""
+    def forward(self, images: Tensor, soft: Tensor | None = None) -> Taps:
+        """What the teacher shows of images (B, 3, H, W) uint8; a network needs no soft labels."""
         with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            return run_tapped(self.network, self.normalise(images).to(memory_format=torch.channels_last))
+            taps = run_tapped(self.network, self.normalise(images).to(memory_format=torch.channels_last))
+        return taps if self.class_map is None else replace(taps, logits=self.class_map(taps.logits))
+
+    def _map_classes(self, class_map: ClassMap) -> None:
+        own = class_map.teacher.names
+        names = self.labels.names if self.labels else ("",) * self.spec.classes
+        for index, (name, expected) in enumerate(zip_longest(names, own)):
+            if name is None or expected is None or (name and name != expected):
+                differs = f"class {index} is {name}, in the map {expected}"
+                raise ClassMapError(f"class map {class_map.name} is not of {self.source}: its {differs}")
+        self.labels, self.spec = class_map.student, replace(self.spec, classes=len(class_map.student.names))
 
 
-def load_teacher(choice: TeacherSource) -> Teacher:
-    """The teacher that a recipe names. Raises TrainedError or BundleError for one that cannot be had."""
+def load_teacher(choice: TeacherSource) -> Teacher | StoredTeacher:
+    """The teacher that a recipe names.
+
+    Raises TrainedError, BundleError or SoftLabelError for one that cannot be had, ClassMapError for a map that does not
+    fit it.
+    """
     path = Path(choice.source)
+    if (path / INDEX).is_file():
+        return StoredTeacher(SoftLabels(path))
+    class_map = None if choice.class_map is None else ClassMap.load(choice.class_map)
     if path.suffix == ".ckpt":
         trained = read_checkpoint(path)
     elif path.is_dir() or "/" not in choice.source:
@@ -86,8 +118,9 @@ def load_teacher(choice: TeacherSource) -> Teacher:
             raise TrainedError(f"teacher: {error}, a checkpoint (.ckpt), or a hub name (owner/name)") from error
     else:
         network = _published(choice.source)
-        return Teacher(network, _spec_of(network), None, choice.source, choice.precision)
-    return Teacher(trained.network, trained.spec, trained.labels, choice.source, choice.precision)
+        table = None if choice.labels is None else LabelTable.load(choice.labels)
+        return Teacher(network, _spec_of(network), table, choice.source, choice.precision, class_map)
+    return Teacher(trained.network, trained.spec, trained.labels, choice.source, choice.precision, class_map)
 
 
 def _published(name: str) -> nn.Module:

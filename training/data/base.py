@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from training.data.loading import Loader, ProximitySampler, SeededSampler, process, share, single_threaded
-from training.data.samples import Samples, UnlabelledImages
+from training.data.samples import CHECKED, Samples, UnlabelledImages, spread
 from training.data.transforms import Augmented, Resized, augmentation
+from training.soft_labels import SoftLabels
 from transkd_ros.bags.image_folder import ImageFolderError, list_images
 from transkd_ros.model.labels import LabelTable
 
@@ -39,6 +40,8 @@ class SegmentationData(L.LightningDataModule, ABC):
     """The name of the class table in config/labels, or the path of one."""
     unlabelled_epochs = 0
     """How many epochs pass before labels are read. The training loop says so before it asks for loaders."""
+    soft_labels: SoftLabels | None = None
+    """What a stored teacher says of the training images: the third part of a batch."""
 
     def __init__(
         self,
@@ -96,6 +99,12 @@ class SegmentationData(L.LightningDataModule, ABC):
             raise ImageFolderError(f"data.init_args.proximity: {error}") from error
         return images
 
+    def use_soft_labels(self, store: SoftLabels) -> None:
+        """Give every training sample its soft labels. Raises SoftLabelError where some of CHECKED samples have none."""
+        samples: Any = self.train_set
+        store.check(samples[index][0] for index in spread(len(samples), CHECKED))
+        self.soft_labels = store
+
     def train_dataloader(self) -> Loader:
         hp: Any = self.hparams
         count: int = len(self.train_set)  # type: ignore[arg-type]
@@ -107,7 +116,8 @@ class SegmentationData(L.LightningDataModule, ABC):
             )
         transform = augmentation(tuple(hp.crop), tuple(hp.zoom), hp.scale and tuple(hp.scale), hp.shift, hp.photometric)
         samples, order = self._mixed(count)
-        return self._loader(Augmented(samples, transform), order, batch_size=hp.batch_size, drop_last=True)
+        augmented = Augmented(samples, transform, self.soft_labels)
+        return self._loader(augmented, order, batch_size=hp.batch_size, drop_last=True)
 
     def _mixed(self, count: int) -> tuple[Dataset, SeededSampler]:
         """The `count` training samples and, behind them, those of the proximity domain; and the order of an epoch."""

@@ -99,7 +99,7 @@ class LabelledImages(Samples):
 
     def check(self, most: int = CHECKED) -> None:
         """Read up to `most` labels, evenly spread, so that unusable ones are refused before training starts."""
-        for index in _spread(len(self), most):
+        for index in spread(len(self), most):
             self._read_labels(index, image_size(self.pairs[index].image))
 
     def _read_labels(self, index: int, size: tuple[int, ...]) -> np.ndarray:
@@ -128,7 +128,7 @@ class UnlabelledImages(Samples):
 
     def check(self, most: int = CHECKED) -> None:
         """Read the headers of up to `most` images, evenly spread."""
-        for index in _spread(len(self), most):
+        for index in spread(len(self), most):
             image_size(self.paths[index])
 
 
@@ -136,6 +136,6 @@ def _read_rgb(path: Path) -> np.ndarray:
     return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
     """Up to `most` of `count` indices, from the first to the last."""
     return np.linspace(0, count - 1, min(most, count), dtype=int).tolist()

@@ -6,11 +6,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from training.data.samples import IGNORE
+from training.soft_labels import SoftLabels
 
 
 def augmentation(
@@ -46,19 +48,49 @@ def augmentation(
 class Augmented(Dataset):
     """Samples of `source`, augmented: image (3, h, w) uint8 and labels (h, w) uint8 tensors.
 
-    Indexed by (index, seed), as `SeededSampler` gives them.
+    Indexed by (index, seed), as `SeededSampler` gives them. With a store of `soft` labels a sample has a third part,
+    the frame's probabilities (classes, h/stride, w/stride) float32, cut, scaled and flipped as the image was; what lies
+    outside the frame is uniform **[ours]**. Raises SoftLabelError for a frame that the store lacks.
     """
 
-    def __init__(self, source: Dataset, transform: v2.Transform) -> None:
-        self.source, self.transform = source, transform
+    def __init__(self, source: Dataset, transform: v2.Transform, soft: SoftLabels | None = None) -> None:
+        self.source, self.transform, self.soft = source, transform, soft
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, ...]:
         index, seed = item
         image, labels = self.source[index]
+        parts = [tv_tensors.Image(_channels_first(image)), tv_tensors.Mask(labels)]
+        if self.soft is not None:
+            parts.append(tv_tensors.Mask(_positions(labels.shape)))
         with torch.random.fork_rng(devices=[]):  # v2 transforms draw from the global generator
             torch.manual_seed(seed)
-            image, labels = self.transform(tv_tensors.Image(_channels_first(image)), tv_tensors.Mask(labels))
-        return image.as_subclass(Tensor), labels.as_subclass(Tensor)
+            changed = [part.as_subclass(Tensor) for part in self.transform(*parts)]
+        if self.soft is not None:
+            stride = self.soft.annotators.stride
+            changed[2] = soft_labels_at(self.soft.of(image), changed[2], labels.shape, stride)
+        return tuple(changed)
+
+
+def _positions(size: tuple[int, int]) -> Tensor:
+    """The number of each pixel of an image of `size` (H, W), counted from IGNORE + 1: what is filled in is none."""
+    return torch.arange(size[0] * size[1], dtype=torch.int32).view(*size) + IGNORE + 1
+
+
+def soft_labels_at(probabilities: np.ndarray, positions: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """The `probabilities` (classes, h, w) of an image of `size` (H, W), where an augmentation has put its pixels.
+
+    `positions` (crop height, crop width) are what it made of `_positions(size)`. Every `stride`-th of them, at the
+    middle of its square, is looked up bilinearly: (classes, crop height / stride, crop width / stride) float32.
+    """
+    height, width = size
+    chosen = positions[stride // 2 :: stride, stride // 2 :: stride].long() - IGNORE - 1
+    inside = chosen >= 0
+    chosen = chosen.clamp_min(0)
+    x = ((chosen % width).float() * 2 + 1) / width - 1
+    y = (torch.div(chosen, width, rounding_mode="floor").float() * 2 + 1) / height - 1
+    maps = torch.from_numpy(probabilities.astype(np.float32))[None]
+    found = F.grid_sample(maps, torch.stack([x, y], -1)[None], padding_mode="border", align_corners=False)[0]
+    return torch.where(inside, found, 1 / len(probabilities))
 
 
 class Resized(Dataset):
