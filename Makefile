@@ -30,7 +30,7 @@ DEV     := .venv/dev$(SUFFIX)
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint benchmark clean
+.PHONY: help demo test lint docs benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,6 +46,10 @@ test: lint ## lint, then run the tests, several at a time
 lint: $(DEV)/ready ## ruff and mypy
 	@$(DEV)/bin/ruff check .
 	@$(DEV)/bin/mypy
+
+docs: $(DEV)/ready ## write the reference tables, then the documentation as a site: build/site/index.html
+	@$(DEV)/bin/python docs/reference.py
+	@NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict --quiet
 
 benchmark: $(DEV)/ready ## measure rate, latency, freshness and memory, against the naive way
 	@$(DEV)/bin/python -m transkd_ros.benchmark $(ARGS)
