@@ -11,6 +11,7 @@ The training wing is not installed: it runs from the source tree, as `python tra
 from pathlib import Path
 from xml.etree import ElementTree
 
+import setuptools
 from setuptools import find_packages, setup
 
 NAME = "transkd_ros"
@@ -46,6 +47,8 @@ setup(
         *shared_files(),
     ],
     python_requires=">=3.10",
+    # The extra by which `colcon test` knows that pytest runs the tests; a newer setuptools has it from pyproject.toml.
+    extras_require={"test": ["pytest"]} if int(setuptools.__version__.split(".")[0]) < 61 else {},
     zip_safe=False,
     entry_points={
         "console_scripts": [
