@@ -197,7 +197,7 @@ def _affinity_peak(device: torch.device, positions: int) -> float:
 def measure_loading(settings: Settings) -> Measurement:
     """The share of an epoch's time in which a plain student step waits for its batch, with 2 workers."""
     if find_camvid() is None:
-        raise Skipped("CamVid is not at hand (see README, Data): reading and decoding real files is what counts")
+        raise Skipped("CamVid is not at hand (see docs/training.md): reading and decoding real files is what counts")
     data = CamVid(crop=LOADING_CROP, batch_size=settings.batch, workers=2)
     data.setup("fit")
     step = Step(student(settings), settings.device)
