@@ -49,7 +49,7 @@ lint: $(DEV)/ready ## ruff and mypy
 
 docs: $(DEV)/ready ## write the reference tables, then the documentation as a site: build/site/index.html
 	@$(DEV)/bin/python docs/reference.py
-	@NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict
 
 benchmark: $(DEV)/ready ## measure rate, latency, freshness and memory, against the naive way
 	@$(DEV)/bin/python -m transkd_ros.benchmark $(ARGS)

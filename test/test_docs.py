@@ -6,8 +6,10 @@ What runs on a build server is the subject of `test_automation.py`.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import cache, partial
@@ -217,10 +219,15 @@ def test_the_links_of_the_readme_lead_somewhere():
     assert [link for link in links if ":" not in link and not (ROOT / link).exists()] == []
 
 
-def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+def build_site(folder, *options):
     pytest.importorskip("mkdocs", reason="mkdocs-material: install the extra `dev`")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder), *options]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    built = build_site(tmp_path)
     assert built.returncode == 0, built.stdout + built.stderr
     for page in ("index.html", "nodes.html", "CONTRIBUTING.html", "models/camvid_lite0/index.html"):
         assert (tmp_path / page).is_file()
@@ -228,3 +235,14 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     assert re.findall(r'(?:src|href)="(https?:[^"]+\.(?:js|css|woff2?)|https://fonts[^"]+)"', home) == []
     assert 'href="CONTRIBUTING.html"' in home and 'href="results/methods.html"' in home
     assert 'href="CONTRIBUTING.html"' in (tmp_path / "methods.html").read_text()
+
+
+def test_a_broken_link_and_a_page_that_no_list_has_fail_the_build(tmp_path):
+    shutil.copytree(DOCS, tmp_path / "docs")
+    (tmp_path / "docs" / "lost.md").write_text("# Lost\n[nowhere](gone.md), [no such place](robot.md#gone)\n")
+    configuration = tmp_path / "mkdocs.yml"
+    configuration.write_text(f"INHERIT: {ROOT}/mkdocs.yml\nhooks: [{DOCS}/hooks.py]\n")
+    built = build_site(tmp_path / "site", "--config-file", str(configuration))
+    assert built.returncode != 0
+    for name in ("  - lost.md", "'gone.md'", "'robot.md#gone'"):
+        assert name in built.stderr
