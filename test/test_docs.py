@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,8 @@ def test_commands_name_what_exists(page, reference):
             assert given <= {argument.name for argument in reference.declared(f"launch/{command[3]}")}, text
         if command[:3] == ["ros2", "run", "transkd_ros"]:
             assert command[3] in NODES, text
+            given = [word.split(":=")[0] for flag, word in pairwise(command) if flag == "-p"]
+            assert all(f"| `{name}` |" in page_of_nodes() for name in given), text
         if command[:1] == ["make"]:
             assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"{text}: no target"
 
