@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from training.data.camvid import CamVid, find_camvid
-from training.distillers import SKRPEA, Distiller, KnowledgeAdaptation, ResponseKD, TransKD
+from training.distillers import Distiller, KnowledgeAdaptation, ResponseKD, TransKD
 from training.distillers.knowledge_adaptation import affinity_loss
 from training.module import SegmentationModule
 from training.networks import NetworkSpec, build_network
@@ -33,7 +33,7 @@ from transkd_ros.benchmark.memory import resident
 
 METHODS: dict[str, Callable[[], Distiller]] = {
     "ResponseKD": ResponseKD,
-    "SKR+PEA": SKRPEA,
+    "SKR+PEA": lambda: TransKD("skr_pea"),
     "TransKD-base": TransKD,
     "TransKD-GL": lambda: TransKD("gl"),
     "TransKD-EA": lambda: TransKD("ea"),

@@ -13,7 +13,7 @@ from training.data.camvid import CamVid  # noqa: E402
 from training.distillers import DistillerError, KnowledgeAdaptation, auto_encoder, knowledge_adaptation  # noqa: E402
 from training.distillers.auto_encoder import Encoder, reconstruction_losses  # noqa: E402
 from training.distillers.base import Preparation  # noqa: E402
-from training.distillers.knowledge_adaptation import adaptation_loss, affinity, affinity_loss, affinity_size  # noqa: E402
+from training.distillers.knowledge_adaptation import adaptation_loss, affinity, affinity_loss, unit_vectors  # noqa: E402
 from training.module import SegmentationModule  # noqa: E402
 from training.networks import NetworkSpec, build_network  # noqa: E402
 from training.taps import Taps, Widths, run_tapped, widths  # noqa: E402
@@ -212,7 +212,7 @@ def test_a_broken_or_missing_file_is_refused_by_name(tmp_path):
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
     save_file({"layers.0.0.weight": torch.zeros(1)}, file, about)
-    with pytest.raises(DistillerError, match=r"auto_encoder\.safetensors is a broken auto-encoder.*; remove it"):
+    with pytest.raises(DistillerError, match=r"auto_encoder\.safetensors cannot be read.*; remove it"):
         built().prepare(untrainable(tmp_path))
     save_file({"other": torch.zeros(1)}, file)
     with pytest.raises(DistillerError, match=r"its teacher is not said"):
@@ -243,7 +243,8 @@ def test_a_students_map_of_another_size_is_pooled_to_the_codes():
 def test_the_affinity_matrix_of_a_known_map():
     """Three positions: (1, 0), (3, 4) and the zero vector that a ReLU may leave, which is like nothing."""
     maps = torch.tensor([[1.0, 3.0, 0.0], [0.0, 4.0, 0.0]])[None, :, None]
-    assert torch.allclose(affinity(maps)[0], torch.tensor([[1.0, 0.6, 0.0], [0.6, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    expected = torch.tensor([[1.0, 0.6, 0.0], [0.6, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    assert torch.allclose(affinity(unit_vectors(maps, (1, 3)))[0], expected)
 
 
 def test_the_affinity_loss_by_hand():
@@ -266,23 +267,15 @@ def test_zero_vectors_have_finite_losses_and_gradients():
 def test_the_matrices_of_a_large_image_are_bounded_by_the_positions(monkeypatch):
     seen = []
 
-    def spied(maps):
-        seen.append(affinity(maps).shape)
-        return affinity(maps)
+    def spied(vectors):
+        seen.append(affinity(vectors).shape)
+        return affinity(vectors)
 
     monkeypatch.setattr(knowledge_adaptation, "affinity", spied)
     student = torch.rand(1, 8, 32, 64)  # stride 16 of 512×1024
     affinity_loss(student, torch.rand(1, 8, 32, 64), KnowledgeAdaptation().positions)
     affinity_loss(student, torch.rand(1, 8, 16, 20), KnowledgeAdaptation().positions)
     assert seen == [(1, 22 * 45, 22 * 45)] * 2 + [(1, 320, 320)] * 2  # 32 and 64, each over √2
-
-
-@pytest.mark.parametrize("size", [(32, 64), (1, 5000), (5000, 1), (3, 2000), (33, 31), (1025, 1)])
-def test_no_size_has_more_than_so_many_positions(size):
-    height, width = affinity_size(size, 1024)
-    assert 1 <= height <= size[0]
-    assert 1 <= width <= size[1]
-    assert height * width <= 1024
 
 
 def test_the_losses_are_weighted_and_float32_whatever_the_autocast():
@@ -296,10 +289,10 @@ def test_the_losses_are_weighted_and_float32_whatever_the_autocast():
         halved = single(student, teacher, None)
     assert {loss.dtype for loss in halved.values()} == {torch.float32}
     assert halved["affinity"].item() == pytest.approx(plain["affinity"].item(), rel=0.05)
-    maps = torch.rand(1, 8, 4, 4)
-    expected = affinity(maps)
+    vectors = torch.rand(1, 8, 16)
+    expected = affinity(vectors)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(affinity(maps), expected)
+        assert torch.equal(affinity(vectors), expected)
 
 
 @pytest.mark.parametrize("settings", [{"width": 0}, {"positions": 0}, {"epochs": 0}, {"strides": (2, 0, 1)}])

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="the training wing needs torch")
 pytest.importorskip("segmentation_models_pytorch")
 
 from training.distillers import KnowledgeReview  # noqa: E402
-from training.distillers.feature_fusion import StageFusion, Standardise, hierarchical_context_loss  # noqa: E402
+from training.distillers.feature_fusion import FusionWalk, hierarchical_context_loss  # noqa: E402
 from training.distillers.knowledge_review import SpatialAttention  # noqa: E402
 from training.networks import NetworkSpec, build_network  # noqa: E402
 from training.taps import Taps, Widths, run_tapped, widths  # noqa: E402
@@ -48,7 +48,7 @@ def test_attention_weighs_both_maps_position_by_position_by_hand():
         attention.attend[0].bias.copy_(torch.tensor([0.0, math.log(3)]))
     own, deeper = torch.full((1, 64, 1, 2), 8.0), torch.full((1, 64, 1, 2), 4.0)
     own[0, 0, 0] = torch.tensor([0.0, -math.log(4)])  # a = 1/2 and 1/5
-    merged = attention.merge(own, deeper)
+    merged = attention(own, deeper)
     assert merged.shape == (1, 64, 1, 2)
     assert merged[0, 1, 0].tolist() == pytest.approx([8 / 2 + 4 * 3 / 4, 8 / 5 + 4 * 3 / 4], rel=1e-5)
 
@@ -57,16 +57,15 @@ def test_the_attention_sees_the_own_map_first_and_the_deeper_one_second():
     attention = SpatialAttention()
     own, deeper = torch.randn(2, 2, 64, 3, 4)
     a, b = attention.attend(torch.cat([own, deeper], 1)).unbind(1)
-    assert torch.allclose(attention.merge(own, deeper), a[:, None] * own + b[:, None] * deeper)
+    assert torch.allclose(attention(own, deeper), a[:, None] * own + b[:, None] * deeper)
 
 
 def test_a_stage_merges_its_map_with_the_upsampled_deeper_one():
-    block = StageFusion(32, 24, select=SpatialAttention).eval()
-    stage, deeper = torch.randn(2, 32, 4, 6), torch.randn(2, 64, 2, 3)
-    output, fused = block(stage, deeper)
-    upsampled = deeper.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.allclose(fused, block.select.merge(block.reduce(stage), upsampled), atol=1e-5)
-    assert output.shape == (2, 24, 4, 6)
+    walk, stages = FusionWalk((32, 64), (24, 48), SpatialAttention).eval(), taps_of((32, 64, 1, 1)).stages[:2]
+    fine, coarse = walk.fused(stages)
+    block = walk.stages[0]
+    upsampled = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(fine, block["select"](block["reduce"](stages[0]), upsampled), atol=1e-5)
 
 
 def test_the_method_has_the_papers_parameters():
@@ -85,17 +84,6 @@ def test_the_loss_is_the_weighted_context_loss_of_the_fused_maps():
     assert [output.shape for output in maps] == [stage.shape for stage in teacher.stages]
     expected = 3 * hierarchical_context_loss(maps, teacher.stages)
     assert distiller(student, teacher, LABELS)["review"].item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_the_teachers_maps_are_standardised_by_the_mean_of_all_batches():
-    """Two batches with channel means 10 and 30: behind the second the statistics are those of both, not its own."""
-    standardise = Standardise(1).train()
-    first, second = (torch.tensor([[[[-1.0, 1.0]]], [[[-1.0, 1.0]]]]) + mean for mean in (10, 30))
-    unbiased = (4 / 3) ** 0.5  # of four values with the variance 1
-    assert standardise(first).flatten().tolist() == pytest.approx([-1 / unbiased, 1 / unbiased] * 2, rel=1e-4)
-    assert standardise(second).flatten().tolist() == pytest.approx([9 / unbiased, 11 / unbiased] * 2, rel=1e-4)
-    assert list(standardise.parameters()) == []
-    assert standardise.eval()(second).flatten().tolist() == pytest.approx([9 / unbiased, 11 / unbiased] * 2, rel=1e-4)
 
 
 def test_the_scale_of_a_teachers_stage_does_not_weigh_it():

@@ -11,8 +11,7 @@ from training.distillers import SKRPEA, DistillerError, TransKD  # noqa: E402
 from training.distillers.base import check_fit  # noqa: E402
 from training.distillers.feature_fusion import (  # noqa: E402
     ChannelSelection,
-    CrossSelectiveFusion,
-    StageFusion,
+    FusionWalk,
     context_loss,
     hierarchical_context_loss,
 )
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.training
 
 STUDENT, TEACHER = (32, 64, 160, 256), (64, 128, 320, 512)  # MiT-B0 under MiT-B2
 SIZES = ((16, 24), (8, 12), (4, 6), (2, 3))  # of stage maps of 64×96 images
-VARIANTS = ("base", "gl", "ea")
+VARIANTS = ("base", "gl", "ea", "skr_pea")
 
 
 def taps_of(channels, batch=2, gradient=False):
@@ -55,15 +54,18 @@ def losses_of(distiller, student, teacher):
 # Feature maps: cross selective fusion
 
 
+def fusion(student=STUDENT, teacher=TEACHER):
+    """Cross selective fusion."""
+    return FusionWalk(student, teacher, ChannelSelection)
+
+
 def test_the_walk_gives_maps_of_the_teachers_widths_at_the_students_sizes():
-    outputs = CrossSelectiveFusion(STUDENT, TEACHER)(taps_of(STUDENT).stages)
+    outputs = fusion()(taps_of(STUDENT).stages)
     assert [output.shape for output in outputs] == [stage.shape for stage in taps_of(TEACHER).stages]
 
 
-def test_the_fused_map_of_a_stage_has_64_channels():
-    output, fused = StageFusion(160, 320)(torch.randn(2, 160, 4, 6), torch.randn(2, 64, 2, 3))
-    assert output.shape == (2, 320, 4, 6)
-    assert fused.shape == (2, 64, 4, 6)
+def test_the_fused_maps_have_64_channels():
+    assert [fused.shape for fused in fusion().fused(taps_of(STUDENT).stages)] == [(2, 64, *size) for size in SIZES]
 
 
 def test_the_blocks_have_the_papers_parameters():
@@ -73,10 +75,11 @@ def test_the_blocks_have_the_papers_parameters():
     def stage(student, teacher):
         return student * 64 + 2 * 64 + 9 * 64 * teacher + 2 * teacher  # 1×1, norm, 3×3, norm
 
-    assert parameters(StageFusion(160, 320)) == stage(160, 320) + select
-    assert parameters(StageFusion(256, 512, deepest=True)) == stage(256, 512)
+    assert [parameters(block) for block in fusion((160, 256), (320, 512)).stages] == [
+        stage(160, 320) + select, stage(256, 512)
+    ]  # fmt: skip
     whole = sum(stage(*pair) for pair in zip(STUDENT, TEACHER, strict=True)) + 3 * select
-    assert parameters(CrossSelectiveFusion(STUDENT, TEACHER)) == whole
+    assert parameters(fusion()) == whole
     projection = 32 * 64 + 64 + 64 * 128 + 128 + 160 * 320 + 320 + 256 * 512 + 512
     assert parameters(PatchProjection(STUDENT, TEACHER)) == projection
     mixer = (3 * 256 * 256 + 3 * 256) + (256 * 256 + 256) + 2 * (3 * 256 * 256 + 256) + 2  # qkv, out, convolutions, α β
@@ -86,31 +89,31 @@ def test_the_blocks_have_the_papers_parameters():
     assistants += [9 * 64 * 320 + 3 * 320 + 2, 9 * 160 * 512 + 3 * 512 + 2]
     assert parameters(EmbeddingAssistant(1, 3, 64)) == assistants[0]
     assert parameters(EmbeddingAssistant(4, 160, 512)) == assistants[3]
-    assert parameters(built(SKRPEA())) == parameters(built(TransKD())) == whole + projection
+    assert parameters(built(TransKD("skr_pea"))) == parameters(built(TransKD())) == whole + projection
     assert parameters(built(TransKD("gl"))) == whole + projection + mixer
     assert parameters(built(TransKD("ea"))) == whole + projection + sum(assistants)
 
 
 def test_the_two_shares_sum_to_one_in_every_channel():
-    own, deeper = ChannelSelection()(10 * torch.randn(3, 64, 1, 1))
+    own, deeper = ChannelSelection().shares(10 * torch.randn(3, 64, 1, 1))
     assert own.shape == deeper.shape == (3, 64, 1, 1)
     assert torch.allclose(own + deeper, torch.ones(3, 64, 1, 1))
     assert own.std(1).min() > 0  # chosen channel by channel
 
 
 def test_fusion_weighs_the_own_and_the_upsampled_deeper_map_by_their_shares():
-    block = StageFusion(32, 64).eval()
-    stage, deeper = torch.randn(2, 32, 4, 6), torch.randn(2, 64, 2, 3)
-    _, fused = block(stage, deeper)
-    own = block.reduce(stage)
-    upsampled = deeper.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    a, b = block.select((own + upsampled).mean((2, 3), keepdim=True))
-    assert torch.allclose(fused, a * own + b * upsampled, atol=1e-5)
+    walk, stages = fusion().eval(), taps_of(STUDENT).stages
+    *_, third, deepest = walk.fused(stages)
+    block = walk.stages[2]
+    own, upsampled = block["reduce"](stages[2]), deepest.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    a, b = block["select"].shares((own + upsampled).mean((2, 3), keepdim=True))
+    assert torch.allclose(third, a * own + b * upsampled, atol=1e-5)
+    assert torch.allclose(deepest, walk.stages[3]["reduce"](stages[3]), atol=1e-5)
 
 
 def test_every_stage_sees_the_deeper_ones_only():
     stages = taps_of(STUDENT, gradient=True).stages
-    CrossSelectiveFusion(STUDENT, TEACHER)(stages)[2].square().sum().backward()
+    fusion()(stages)[2].square().sum().backward()
     assert [stage.grad is not None for stage in stages] == [False, False, True, True]
 
 
@@ -167,7 +170,12 @@ def test_patches_are_compared_stage_by_stage_with_their_weights():
     loss = patch_loss(projected, teacher, TransKD().patch_weights)
     assert loss.item() == pytest.approx(0.1 * 1 + 0.1 * 4 + 0.5 * 9 + 1 * 16)
     assert patch_loss(projected, projected, (1, 1, 1, 1)).item() == 0
-    assert SKRPEA().patch_weights == (1, 1, 1, 1)
+
+
+def test_the_first_version_weighs_all_stages_the_same_and_so_does_its_old_name():
+    assert TransKD("skr_pea").patch_weights == SKRPEA().patch_weights == (1, 1, 1, 1)
+    assert (SKRPEA(2.0, 3.0).feature_weight, SKRPEA(2.0, 3.0).patch_weight) == (2, 3)
+    assert TransKD("skr_pea", patch_weights=(0, 0, 0, 1)).patch_weights == (0, 0, 0, 1)
 
 
 def test_sequences_of_different_lengths_are_an_error_that_names_both():
@@ -248,7 +256,7 @@ def test_a_single_value_per_channel_trains_and_leaves_the_running_statistics():
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     losses_of(distiller, taps_of(STUDENT, 2), taps_of(TEACHER, 2))
     assert not any(torch.equal(value, after[name]) for name, value in before.items())
-    assert StageFusion(256, 512, deepest=True)(torch.randn(1, 256, 1, 1))[0].shape == (1, 512, 1, 1)
+    assert fusion((256,), (512,))([torch.randn(1, 256, 1, 1)])[0].shape == (1, 512, 1, 1)
 
 
 def test_weights_are_applied_to_the_losses():
@@ -289,10 +297,9 @@ def test_gradients_reach_the_students_patch_embeddings_and_none_the_teacher(enco
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-@pytest.mark.parametrize("method", [TransKD, SKRPEA])
-def test_a_teacher_without_patches_is_refused_with_methods_that_fit(method):
-    with pytest.raises(DistillerError, match=f"{method.__name__}.*teacher.*ResponseKD"):
-        check_fit(method(), Widths(11, STUDENT, STUDENT), Widths(11, (24, 40, 112, 320), ()))
+def test_a_teacher_without_patches_is_refused_with_methods_that_fit():
+    with pytest.raises(DistillerError, match=r"TransKD.*teacher.*ResponseKD"):
+        check_fit(TransKD(), Widths(11, STUDENT, STUDENT), Widths(11, (24, 40, 112, 320), ()))
 
 
 def test_variants_share_their_initial_weights():

@@ -6,9 +6,8 @@ from training.distillers.cwd import CWD
 from training.distillers.knowledge_adaptation import KnowledgeAdaptation
 from training.distillers.knowledge_review import KnowledgeReview
 from training.distillers.response import ResponseKD
-from training.distillers.skr_pea import SKRPEA
 from training.distillers.spirit import SpiritDistillation
-from training.distillers.transkd import TransKD
+from training.distillers.transkd import SKRPEA, TransKD
 
 __all__ = [
     "C2VKD",

@@ -5,17 +5,18 @@ arXiv 1903.04688; what a student learns from the code is in `training.distillers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_model, save
 from torch import Tensor, nn
 
 from training.distillers.base import DistillerError, Preparation
-from training.distillers.feature_fusion import BatchNorm, Standardise
+from training.distillers.maps import BatchNorm, Standardise
 from transkd_ros import cli
 from transkd_ros.files import write_atomic
 
@@ -85,26 +86,14 @@ def train(encoder: Encoder, run: Preparation, epochs: int) -> tuple[float, float
     polynomial decay to zero over the epochs **[ours]**. Leaves the global random generator as it was. Returns the
     reconstruction errors of the first and of the last batch; raises DistillerError where the last is not finite.
     """
-    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
-        errors = _descend(encoder.requires_grad_(True).train(), encoder.decoder(), run, epochs)
-    encoder.requires_grad_(False).eval()
-    first, last = errors[0].item(), errors[-1].item()
-    if not torch.isfinite(errors[-1]):
-        raise DistillerError(
-            f"auto-encoder: the reconstruction error of the last of {len(errors)} batches is {last}, that of the first "
-            f"{first}: look at the teacher {run.teacher.source}, or raise model.teacher.precision"
-        )
-    return first, last
-
-
-def _descend(encoder: Encoder, decoder: nn.Module, run: Preparation, epochs: int) -> list[Tensor]:
-    """The steps of `train`: the reconstruction error of every batch."""
-    errors: list[Tensor] = []
     device = next(run.teacher.parameters()).device
-    parameters = [*encoder.to(device).parameters(), *decoder.to(device).parameters()]
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
+        decoder = encoder.decoder().to(device)
+    parameters = [*encoder.to(device).requires_grad_(True).train().parameters(), *decoder.parameters()]
     optimiser = torch.optim.SGD(parameters, LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, epochs * run.steps, POWER)
     batches = chain.from_iterable(run.epoch() for _ in range(epochs))
+    errors: list[Tensor] = []
     with cli.progress() as progress:
         for images in progress.track(batches, total=epochs * run.steps, description="auto-encoder"):
             loss, error = reconstruction_losses(encoder, decoder, run.teacher(images).stages[-1])
@@ -114,7 +103,14 @@ def _descend(encoder: Encoder, decoder: nn.Module, run: Preparation, epochs: int
             optimiser.step()
             schedule.step()
             errors.append(error.detach())
-    return errors
+    encoder.requires_grad_(False).eval()
+    first, last = errors[0].item(), errors[-1].item()
+    if not math.isfinite(last):
+        raise DistillerError(
+            f"auto-encoder: the reconstruction error of the last of {len(errors)} batches is {last}, that of the first "
+            f"{first}: look at the teacher {run.teacher.source}, or raise model.teacher.precision"
+        )
+    return first, last
 
 
 def write(path: Path, encoder: Encoder, identity: Mapping[str, str], about: Mapping[str, str]) -> None:
@@ -131,16 +127,11 @@ def read(path: Path, encoder: Encoder, identity: Mapping[str, str]) -> None:
     try:
         with safe_open(path, "pt") as file:
             found = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise DistillerError(
-            f"{path} cannot be read as an auto-encoder: {cli.one_line(error)[:200]}; {REMEDY}"
-        ) from error
-    for name, expected in identity.items():
-        if (given := found.get(name, "not said")) != expected:
-            differs = f"its {name} is {given[:12]}, this run's is {expected[:12]}"
-            raise DistillerError(f"{path} is not this run's auto-encoder: {differs}; {REMEDY}")
-    try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DistillerError(f"{path} is a broken auto-encoder: {cli.one_line(error)[:200]}; {REMEDY}") from error
+        for name, expected in identity.items():
+            if (given := found.get(name, "not said")) != expected:
+                differs = f"its {name} is {given[:12]}, this run's is {expected[:12]}"
+                raise DistillerError(f"{path} is not this run's auto-encoder: {differs}; {REMEDY}")
+        load_model(encoder, path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = cli.one_line(error)[:200]
+        raise DistillerError(f"{path} cannot be read as an auto-encoder: {reason}; {REMEDY}") from error

@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from training.networks import resize
 from training.taps import Taps, Widths
 from training.teachers import Teacher
 
@@ -95,19 +94,6 @@ class Distiller(nn.Module):
         labels shows log-probabilities as its logits, smaller than the image, and no stages.
         """
         raise NotImplementedError
-
-
-def compared_logits(student: Taps, teacher: Taps, stride: int = 1) -> tuple[Tensor, Tensor]:
-    """The logits of both, (B, classes, h, w) float32, made comparable: the only place where their sizes meet.
-
-    The size is the teacher's, and at most the student's (the image's) over `stride`: the student comes down,
-    bilinearly, to soft labels stored at a quarter of the size, and these are never blown up **[ours]**. Against soft
-    labels, which are log-probabilities, the student's logits are made log-probabilities too.
-    """
-    full, shown = student.logits.shape[-2:], teacher.logits.shape[-2:]
-    size = [min(side, -(-whole // stride)) for whole, side in zip(full, shown, strict=True)]
-    own, wanted = resize(student.logits.float(), size), resize(teacher.logits.float(), size)
-    return (own if teacher.stages else own.log_softmax(1)), wanted
 
 
 def check_fit(distiller: Distiller, student: Widths, teacher: Widths) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data.samples import IGNORE
-from training.distillers.base import Distiller, compared_logits
+from training.distillers.base import Distiller
+from training.distillers.maps import bounded_size, compared_logits
 from training.networks import resize
 from training.taps import Taps, Widths
 
@@ -95,16 +96,9 @@ def relation_divergence(student: Tensor, teacher: Tensor, temperature: float) ->
     KL(teacher || student) of the relations of each token to all, averaged over tokens and batch. Both maps are pooled
     to one grid: that of the smaller map, of at most 256 tokens.
     """
-    grid = token_grid(min(student.shape[-2:], teacher.shape[-2:], key=math.prod))
+    grid = bounded_size(min(student.shape[-2:], teacher.shape[-2:], key=math.prod), MAX_TOKENS)
     relations = [token_relations(maps, grid, temperature) for maps in (student, teacher)]
     return F.kl_div(relations[0], relations[1], reduction="none", log_target=True).sum(-1).mean()
-
-
-def token_grid(size: torch.Size) -> tuple[int, int]:
-    """The size (h, w) itself, or of about the same aspect with at most 256 positions."""
-    scale = min(1.0, math.sqrt(MAX_TOKENS / math.prod(size)))
-    rows, columns = (min(max(1, int(side * scale)), MAX_TOKENS) for side in size)
-    return rows, columns
 
 
 def token_relations(maps: Tensor, grid: tuple[int, int], temperature: float) -> Tensor:

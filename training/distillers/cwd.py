@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.distillers.base import Distiller, compared_logits
+from training.distillers.base import Distiller
+from training.distillers.maps import compared_logits
 from training.taps import Taps
 
 

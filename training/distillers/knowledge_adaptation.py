@@ -5,8 +5,8 @@ The auto-encoder that makes the code is in `auto_encoder`; here are the student'
 
 from __future__ import annotations
 
-import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from training.distillers import auto_encoder as translator
 from training.distillers.base import Distiller, DistillerError, Preparation
+from training.distillers.maps import bounded_size
 from training.taps import Taps, Widths
 
 FILE = "auto_encoder.safetensors"
@@ -99,34 +100,28 @@ def adaptation_loss(student: Tensor, code: Tensor) -> Tensor:
 
     A student's map of another size is first brought to the code's by adaptive average pooling **[ours]**.
     """
-    student = _pooled(student.float(), (code.shape[-2], code.shape[-1]))
-    difference = F.normalize(student, dim=1, eps=NORM_FLOOR) - F.normalize(code.float(), dim=1, eps=NORM_FLOOR)
-    return torch.linalg.vector_norm(difference, dim=1).mean()
+    found, wanted = (unit_vectors(maps, code.shape[-2:]) for maps in (student, code))
+    return torch.linalg.vector_norm(found - wanted, dim=1).mean()
 
 
 def affinity_loss(student: Tensor, code: Tensor, positions: int) -> Tensor:
     """The mean squared difference of the `affinity` of two maps (B, C, ·, ·), a scalar in float32.
 
-    Both maps are first brought by adaptive average pooling to `affinity_size` of the code's size **[ours]**.
+    Both maps are first brought by adaptive average pooling to the code's size, or to one of about its aspect with at
+    most `positions` positions **[ours]**.
     """
-    size = affinity_size((code.shape[-2], code.shape[-1]), positions)
-    found, wanted = (affinity(_pooled(maps.float(), size)) for maps in (student, code))
+    size = bounded_size(code.shape[-2:], positions)
+    found, wanted = (affinity(unit_vectors(maps, size)) for maps in (student, code))
     return F.mse_loss(found, wanted)
 
 
-def affinity(maps: Tensor) -> Tensor:
-    """The cosines (B, h·w, h·w) of the vectors at all positions of a map (B, C, h, w) float32; 0 for a zero vector."""
-    vectors = F.normalize(maps.flatten(2), dim=1, eps=NORM_FLOOR)
-    with torch.autocast(maps.device.type, enabled=False):  # which would multiply in half precision
-        return vectors.transpose(1, 2) @ vectors
+def unit_vectors(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The vectors at all positions of maps (B, C, h, w) pooled to `size`, of length one: (B, C, positions) float32."""
+    height, width = size
+    return F.normalize(F.adaptive_avg_pool2d(maps.float(), (height, width)).flatten(2), dim=1, eps=NORM_FLOOR)
 
 
-def affinity_size(size: tuple[int, int], positions: int) -> tuple[int, int]:
-    """The largest (h, w) of about the aspect of `size` with at most `positions` positions; `size` if it has no more."""
-    shrink = max(1.0, math.sqrt(math.prod(size) / positions))
-    height, width = (min(positions, max(1, int(side / shrink))) for side in size)
-    return height, width
-
-
-def _pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return maps if maps.shape[-2:] == size else F.adaptive_avg_pool2d(maps, size)
+def affinity(vectors: Tensor) -> Tensor:
+    """The cosines (B, n, n) of n unit vectors (B, C, n) float32; 0 for a zero vector."""
+    with torch.autocast(vectors.device.type, enabled=False):  # which would multiply in half precision
+        return vectors.mT @ vectors

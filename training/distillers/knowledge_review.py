@@ -9,18 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from training.distillers.base import Distiller
-from training.distillers.feature_fusion import MID_WIDTH, FusionWalk, Selection, Standardise, hierarchical_context_loss
+from training.distillers.feature_fusion import MID_WIDTH, FusionWalk, hierarchical_context_loss
+from training.distillers.maps import Standardise
 from training.taps import Taps, Widths
 
 
-class SpatialAttention(Selection):
-    """How much of a stage's own map and of the deeper one's a fused map takes, position by position."""
+class SpatialAttention(nn.Module):
+    """ABF's way to merge a stage's own map and the up-sampled fused map of the deeper one: position by position."""
 
     def __init__(self) -> None:
         super().__init__()
         self.attend = nn.Sequential(nn.Conv2d(2 * MID_WIDTH, 2, 1), nn.Sigmoid())
 
-    def merge(self, own: Tensor, deeper: Tensor) -> Tensor:
+    def forward(self, own: Tensor, deeper: Tensor) -> Tensor:
         """a·own + b·deeper, each (B, 64, h, w), with attention maps a and b (B, 1, h, w), each between 0 and 1."""
         a, b = self.attend(torch.cat([own, deeper], 1)).chunk(2, 1)
         return a * own + b * deeper
