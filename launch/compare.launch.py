@@ -14,7 +14,17 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from transkd_ros.nodes.launching import LOG_LEVEL, SWITCH, argument, names, node, override, transport, values
+from transkd_ros.nodes.launching import (
+    DDS_PROFILE,
+    LOG_LEVEL,
+    SWITCH,
+    argument,
+    names,
+    node,
+    override,
+    transport,
+    values,
+)
 from transkd_ros.resources import share_directory
 
 CONFIG = share_directory() / "config"
@@ -49,6 +59,7 @@ ARGUMENTS = [
     override("compressed", "Subscribe to <camera>/image_raw/compressed.", SWITCH),
     argument("use_sim_time", "Take the time from /clock, as bags and simulators publish it.", "false", SWITCH[1:]),
     argument("namespace", "Namespace of the cameras and, above teacher and student, of the nodes.", ""),
+    DDS_PROFILE,
     LOG_LEVEL,
     argument("params_file", "Parameter file; the arguments given above override it.", str(CONFIG / "compare.yaml")),
 ]

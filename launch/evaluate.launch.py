@@ -24,7 +24,7 @@ from launch_ros.actions import Node
 
 from transkd_ros.evaluate.replay import Replay, plan
 from transkd_ros.nodes.evaluation import READY
-from transkd_ros.nodes.launching import LOG_LEVEL, argument, names, node, override, values
+from transkd_ros.nodes.launching import DDS_PROFILE, LOG_LEVEL, argument, names, node, override, values
 from transkd_ros.resources import dds_environment, share_directory
 
 CONFIG = share_directory() / "config"
@@ -47,6 +47,7 @@ ARGUMENTS = [
     override("engine", "Inference engine: auto, openvino, onnxruntime or torch."),
     override("device", "Device: auto, cpu, gpu or npu (Intel), cuda or tensorrt (NVIDIA)."),
     override("precision", "Arithmetic of the network: auto, fp32, bf16 or fp16."),
+    DDS_PROFILE,
     LOG_LEVEL,
     argument("params_file", "Parameter file of evaluation and player.", str(CONFIG / "evaluate.yaml")),
     argument("segment_params_file", "Parameter file of the segmentation node.", str(CONFIG / "segment.yaml")),
@@ -85,7 +86,7 @@ def _start(context: LaunchContext) -> list[Action]:
 
 def _segmentation(replay: Replay, given: dict[str, str]) -> Action:
     source = PythonLaunchDescriptionSource(str(share_directory() / "launch" / "segment.launch.py"))
-    arguments = {name: given[name] for name in ("model", "engine", "device", "precision", "log_level")}
+    arguments = {name: given[name] for name in ("model", "engine", "device", "precision", "dds_profile", "log_level")}
     arguments |= {
         "cameras": ",".join(camera.name for camera in replay.cameras),
         "compressed": "true" if replay.compressed else "false",
@@ -121,7 +122,7 @@ def _ros2_bag(replay: Replay, given: dict[str, str]) -> ExecuteProcess:
     command += ["--disable-keyboard-controls"]
     if renamed := replay.renamed():
         command += ["--remap", *(f"{topic}:={played}" for topic, played in renamed)]
-    return ExecuteProcess(cmd=command, additional_env=dds_environment(), output="screen")
+    return ExecuteProcess(cmd=command, additional_env=dds_environment(given["dds_profile"]), output="screen")
 
 
 def _has_ros2_bag() -> bool:

@@ -7,7 +7,17 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
 
-from transkd_ros.nodes.launching import LOG_LEVEL, SWITCH, argument, names, node, override, transport, values
+from transkd_ros.nodes.launching import (
+    DDS_PROFILE,
+    LOG_LEVEL,
+    SWITCH,
+    argument,
+    names,
+    node,
+    override,
+    transport,
+    values,
+)
 from transkd_ros.resources import share_directory
 
 CONFIG = share_directory() / "config"
@@ -24,6 +34,7 @@ ARGUMENTS = [
     override("autostart", "Configure and activate at start; false leaves it to ros2 lifecycle.", SWITCH),
     argument("use_sim_time", "Take the time from /clock, as bags and simulators publish it.", "false", SWITCH[1:]),
     argument("namespace", "Namespace of the node and its camera topics.", ""),
+    DDS_PROFILE,
     LOG_LEVEL,
     argument("params_file", "Parameter file; the arguments given above override it.", str(CONFIG / "segment.yaml")),
 ]

@@ -90,17 +90,40 @@ def test_unknown_label_table_lists_the_shipped_ones(installed):
         resources.labels_file("kitti")
 
 
+@pytest.fixture
+def nothing_chosen(monkeypatch):
+    """An environment in which the user has said nothing about DDS."""
+    for variable in (*resources._DDS_CHOICES, "RMW_IMPLEMENTATION"):
+        monkeypatch.delenv(variable, raising=False)
+
+
 @pytest.mark.parametrize(
     ("distribution", "variable"), [("jazzy", resources.FASTRTPS_PROFILE), ("kilted", resources.FASTDDS_PROFILE)]
 )
-def test_dds_gets_room_for_images_by_the_name_it_reads_unless_the_user_has_a_profile(
-    distribution, variable, monkeypatch
-):
-    monkeypatch.delenv(resources.FASTDDS_PROFILE, raising=False)
-    monkeypatch.delenv(resources.FASTRTPS_PROFILE, raising=False)
+def test_dds_gets_room_for_images_by_the_name_it_reads(distribution, variable, nothing_chosen, monkeypatch):
     monkeypatch.setenv("ROS_DISTRO", distribution)
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
     given = resources.dds_environment()
     assert list(given) == [variable]
     assert Path(given[variable]).is_file()
-    monkeypatch.setenv(resources.FASTRTPS_PROFILE, "mine.xml")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        (resources.FASTRTPS_PROFILE, "mine.xml"),
+        ("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4"),
+        ("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp"),
+    ],
+)
+def test_what_the_user_chose_for_dds_stays(variable, value, nothing_chosen, monkeypatch):
+    monkeypatch.setenv(variable, value)
     assert resources.dds_environment() == {}
+
+
+def test_a_dds_profile_can_be_given_or_refused(nothing_chosen, tmp_path):
+    assert resources.dds_environment("none") == {}
+    with pytest.raises(FileNotFoundError, match=r"own\.xml.*auto or none"):
+        resources.dds_environment(str(tmp_path / "own.xml"))
+    (tmp_path / "own.xml").touch()
+    assert list(resources.dds_environment(str(tmp_path / "own.xml")).values()) == [str(tmp_path / "own.xml")]

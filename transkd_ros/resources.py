@@ -12,6 +12,8 @@ from pathlib import Path
 
 PACKAGE = "transkd_ros"
 FASTDDS_PROFILE, FASTRTPS_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
+# FASTDDS_BUILTIN_TRANSPORTS is what makes Fast DDS work between containers: a profile's transports would replace them.
+_DDS_CHOICES = {FASTDDS_PROFILE, FASTRTPS_PROFILE, "FASTDDS_BUILTIN_TRANSPORTS"}
 DEFAULT_MODEL = "camvid_lite0"
 
 
@@ -55,15 +57,21 @@ def labels_file(name: str) -> Path:
     return path
 
 
-def dds_environment() -> dict[str, str]:
-    """The variable that gives Fast DDS room for camera images (`config/fastdds.xml`); none if a profile is set already.
+def dds_environment(profile: str = "auto") -> dict[str, str]:
+    """The variable that gives Fast DDS a profile with room for camera images.
 
-    Humble and Jazzy have Fast DDS 2, which reads the older name; with the newer one it would go unnoticed.
+    `profile`: "auto" is `config/fastdds.xml`, and nothing where the user has chosen: a profile, the transports, or
+    another middleware than Fast DDS. "none" is nothing; else the path of a profile. Raises FileNotFoundError for no file.
     """
-    if FASTDDS_PROFILE in os.environ or FASTRTPS_PROFILE in os.environ:
+    chosen = _DDS_CHOICES & os.environ.keys() or "fastrtps" not in os.environ.get("RMW_IMPLEMENTATION", "fastrtps")
+    if profile == "none" or (profile == "auto" and chosen):
         return {}
+    path = share_directory() / "config" / "fastdds.xml" if profile == "auto" else Path(profile).absolute()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such DDS profile; give the path of an XML file, auto or none")
+    # Humble and Jazzy have Fast DDS 2, which reads the older name; with the newer one it would go unnoticed.
     name = FASTRTPS_PROFILE if os.environ.get("ROS_DISTRO") in ("humble", "jazzy") else FASTDDS_PROFILE
-    return {name: str(share_directory() / "config" / "fastdds.xml")}
+    return {name: str(path)}
 
 
 def _ament_share() -> Path | None:

@@ -62,7 +62,7 @@ def installed(tmp_path, monkeypatch):
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "log"))
 
 
-EVERYWHERE = {"log_level", "params_file"}
+EVERYWHERE = {"dds_profile", "log_level", "params_file"}
 CAMERAS = {"cameras", "compressed", "use_sim_time", "namespace"}
 ARGUMENTS = {
     SEGMENT: CAMERAS | {"model", "engine", "device", "precision", "overlay", "autostart"},

@@ -33,6 +33,12 @@ def override(name: str, description: str, choices: list[str] | None = None) -> D
 
 
 LOG_LEVEL = argument("log_level", "Least severity to log: debug, info, warn, error or fatal.", "info")
+DDS_PROFILE = argument(
+    "dds_profile",
+    "Path of a Fast DDS profile for the nodes, none, or auto: config/fastdds.xml, with room for images, unless "
+    "FASTDDS_BUILTIN_TRANSPORTS, a profile of your own or another RMW_IMPLEMENTATION is set.",
+    "auto",
+)
 
 
 def values(context: LaunchContext, arguments: Sequence[DeclareLaunchArgument]) -> dict[str, str]:
@@ -51,14 +57,14 @@ def transport(compressed: str) -> dict[str, str]:
 
 
 def node(executable: str, given: dict[str, str], overrides: dict[str, Any], **more: Any) -> Node:
-    """A node of this package, called as its executable, with the values of `params_file` and `log_level`."""
+    """A node of this package, called as its executable, with the launch arguments that all have."""
     return Node(
         package="transkd_ros",
         executable=executable,
         name=executable,
         parameters=[given["params_file"], overrides],
         arguments=["--ros-args", "--log-level", given["log_level"]],
-        additional_env=dds_environment(),
+        additional_env=dds_environment(given["dds_profile"]),
         output="screen",
         emulate_tty=True,
         **more,
