@@ -15,6 +15,9 @@ from transkd_ros.frames import (
     ENCODINGS,
     MAX_SIDE,
     FrameError,
+    SampleBits,
+    _cv_bridge,
+    decode,
     decode_compressed,
     decode_image,
     image_message,
@@ -108,6 +111,34 @@ def test_16_bit_samples_give_their_high_byte_in_either_byte_order(encoding, orde
     sent = rgb[..., 0] if order is None else rgb[..., order]
     frame = decode_image(image_of(sent, encoding, padding=3, is_bigendian=is_bigendian))
     assert np.array_equal(frame.rgb(), rgb >> 8)
+
+
+@pytest.mark.parametrize("is_bigendian", [0, 1])
+@pytest.mark.parametrize("given", [0, 12])
+@pytest.mark.parametrize("encoding", ["mono16", "bayer_rggb16", "rgb16"])
+def test_a_12_bit_sensor_in_16_bit_samples_is_not_black(encoding, given, is_bigendian):
+    level, channels = np.uint16(0x9A7), ENCODINGS[encoding].channels
+    samples = np.full((8, 8, channels), level)
+    bits = SampleBits(given)
+    rgb = decode_image(image_of(samples, encoding, 3, is_bigendian), bits).rgb()
+    assert bits.bits == 12
+    assert np.array_equal(rgb, np.full((8, 8, 3), 0x9A))
+
+
+def test_the_bits_of_a_camera_are_those_of_the_brightest_sample_it_ever_sent():
+    bits = SampleBits()
+    levels = []
+    for brightest in (0, 700, 4095, 700, 65535):
+        frame = decode_image(image_of(np.full((2, 2), brightest, np.uint16), "mono16"), bits)
+        levels.append((bits.bits, int(frame.pixels.max())))
+    assert levels == [(8, 0), (10, 700 >> 2), (12, 255), (12, 700 >> 4), (16, 255)]
+
+
+def test_samples_brighter_than_the_bits_given_are_white_and_other_numbers_of_bits_are_refused():
+    samples = np.array([[4095, 4096, 65535]], np.uint16)
+    assert decode_image(image_of(samples, "mono16"), SampleBits(12)).pixels.tolist() == [[255, 255, 255]]
+    with pytest.raises(ValueError, match="not 7"):
+        SampleBits(7)
 
 
 @pytest.mark.parametrize("color", [RED, (0, 255, 0), (0, 0, 255)])
@@ -205,8 +236,27 @@ def test_bad_image_is_refused_with_its_cause(message, cause):
 
 
 def install_cv_bridge(monkeypatch, imgmsg_to_cv2):
+    _cv_bridge.cache_clear()
     bridge = SimpleNamespace(imgmsg_to_cv2=imgmsg_to_cv2)
     monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=lambda: bridge))
+
+
+@pytest.fixture(autouse=True)
+def cv_bridge_of_this_machine():
+    """What a test puts in its place is forgotten."""
+    yield
+    _cv_bridge.cache_clear()
+
+
+def test_a_cv_bridge_built_for_another_numpy_is_the_cause_of_the_frames_that_need_it(monkeypatch, tmp_path):
+    (tmp_path / "cv_bridge.py").write_text("raise AttributeError('_ARRAY_API not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
+    _cv_bridge.cache_clear()
+    with pytest.raises(FrameError, match=r"nv21.*_ARRAY_API not found") as caught:
+        decode_image(image(bytes(24), 4, 4, 4, "nv21"))
+    assert caught.value.cause == "encoding"
+    assert decode_image(image_of(random_pixels(4, 4, 3), "rgb8")).size == (4, 4)
 
 
 def test_other_encodings_go_through_cv_bridge_where_it_is_installed(monkeypatch):
@@ -282,6 +332,27 @@ def test_progressive_jpeg_and_bytes_after_the_end_are_accepted():
     assert np.abs(frame.rgb().astype(int) - bgr[..., ::-1]).mean() < 3
 
 
+def test_fill_bytes_before_a_marker_are_accepted():
+    plain = encoded(".jpg", picture())
+    segment = 2 + 2 + struct.unpack_from(">H", plain, 4)[0]  # the first one, after SOI
+    scan = plain.index(b"\xff\xda")
+    filled = plain[:2] + b"\xff" * 3 + plain[2:segment] + b"\xff" + plain[segment:scan] + b"\xff" * 300 + plain[scan:]
+    frame = decode_compressed(compressed(filled))
+    assert np.array_equal(frame.pixels, decode_compressed(compressed(plain)).pixels)
+
+
+def test_a_png_of_a_12_bit_sensor_is_not_black():
+    samples = np.full((8, 8), 0x9A7, np.uint16)
+    frame = decode(compressed(encoded(".png", samples), "mono16; png compressed "), bits=SampleBits())
+    assert np.array_equal(frame.rgb(), np.full((8, 8, 3), 0x9A))
+
+
+def test_the_number_of_compressed_pixels_can_be_limited():
+    message = compressed(encoded(".png", picture(240, 320)))
+    assert decode_compressed(message, max_pixels=240 * 320).size == (240, 320)
+    assert cause_of(lambda: decode_compressed(message, max_pixels=240 * 320 - 1)) == "size"
+
+
 def test_orientation_in_exif_does_not_turn_the_frame():
     entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)  # orientation: turned by 90 degrees
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + entry + bytes(4)
@@ -322,6 +393,7 @@ JPEG, PNG = encoded(".jpg", picture()), encoded(".png", picture())
         pytest.param(
             JPEG[:2] + b"\xff\xe0\x00\x02" * 100_000 + JPEG[2:], "compressed", id="jpeg-of-segments"
         ),
+        pytest.param(JPEG[:2] + b"\xff" * 100_000 + JPEG[2:100], "compressed", id="jpeg-filled-half-header"),
         pytest.param(PNG[:12], "compressed", id="png-half-header"),
         pytest.param(PNG[: len(PNG) // 2], "compressed", id="png-half"),
         pytest.param(PNG[:200] + b"\0" + PNG[201:], "compressed", id="png-altered"),

@@ -2,12 +2,14 @@
 
 Messages are read by their attributes only, so those of rclpy, of rosbags and stand-ins all work. Nothing in
 a message is trusted: whatever is wrong with one raises FrameError with a cause that can be counted. cv_bridge
-is needed for unusual encodings only.
+is imported for unusual encodings only.
 """
 
 from __future__ import annotations
 
 import array
+import functools
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +21,8 @@ Size = tuple[int, int]  # (height, width)
 
 CAUSES = ("encoding", "size", "step", "length", "compressed")
 MAX_SIDE = 16384
-MAX_COMPRESSED_PIXELS = 1 << 26  # a few bytes of PNG can announce any size; this one takes 200 MB decoded
+MAX_COMPRESSED_PIXELS = 1 << 24  # a few bytes of PNG can announce any size; twice 4K takes 50 MB decoded
+SAMPLE_BITS = (8, 10, 12, 14, 16)  # that sensors have
 
 
 class FrameError(ValueError):
@@ -78,7 +81,8 @@ class Frame:
     """One camera frame, not yet converted.
 
     pixels: (H, W) or (H, W, C) uint8, where possible a read-only view of the message; of 16-bit samples the
-    high byte. encoding: a key of ENCODINGS. full_size: what the camera sent, if `pixels` are fewer.
+    eight highest bits that the camera uses. encoding: a key of ENCODINGS. full_size: what the camera sent, if
+    `pixels` are fewer.
     """
 
     pixels: np.ndarray
@@ -100,6 +104,28 @@ class Frame:
         return np.ascontiguousarray(_converted(resize(self.pixels, size), encoding.to_rgb))
 
 
+class SampleBits:
+    """How many low bits of its 16-bit samples a camera uses: `bits` of SAMPLE_BITS, or what its samples tell.
+
+    A sensor of 12 bits in mono16 or bayer_rggb16 leaves the high ones zero; taken for 16 bits it would be black.
+    With `bits` 0 they are as many as the brightest sample seen so far needs, and never fewer again, so keep one
+    of these per camera. Raises ValueError for another number.
+    """
+
+    def __init__(self, bits: int = 0) -> None:
+        if bits and bits not in SAMPLE_BITS:
+            raise ValueError(f"a sample has {', '.join(map(str, SAMPLE_BITS))} bits, or 0 to find out; not {bits}")
+        self.bits = bits or SAMPLE_BITS[0]
+        self._is_given = bool(bits)
+
+    def high_byte(self, samples: np.ndarray) -> np.ndarray:
+        """The eight highest bits used of uint16 `samples`, as uint8 of the same shape; a brighter one is 255."""
+        if not self._is_given and self.bits < SAMPLE_BITS[-1]:
+            needed = int(samples.max(initial=0)).bit_length()
+            self.bits = max(self.bits, next(bits for bits in SAMPLE_BITS if bits >= needed))
+        return np.minimum(samples >> (self.bits - 8), 255).astype(np.uint8)
+
+
 def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
     """`pixels` (H, W[, C]) uint8 at `size` (height, width); itself if it has that size.
 
@@ -116,17 +142,22 @@ def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
     return pixels
 
 
-def decode(msg: Any, size: Size | None = None) -> Frame:
-    """The frame of a sensor_msgs/Image or CompressedImage; `size` as in `decode_compressed`. Raises FrameError."""
-    return decode_image(msg) if hasattr(msg, "encoding") else decode_compressed(msg, size)
+def decode(
+    msg: Any, size: Size | None = None, bits: SampleBits | None = None, max_pixels: int = MAX_COMPRESSED_PIXELS
+) -> Frame:
+    """The frame of a sensor_msgs/Image or CompressedImage. Raises FrameError.
+
+    `size` and `max_pixels` are of `decode_compressed`, `bits` of both.
+    """
+    return decode_image(msg, bits) if hasattr(msg, "encoding") else decode_compressed(msg, size, bits, max_pixels)
 
 
-def decode_image(msg: Any) -> Frame:
-    """The frame of a sensor_msgs/Image, without a copy for every encoding of ENCODINGS.
+def decode_image(msg: Any, bits: SampleBits | None = None) -> Frame:
+    """The frame of a sensor_msgs/Image, without a copy for every encoding of ENCODINGS with all bits in use.
 
-    Rows may be padded, and the last one may lack its padding. Other encodings go through cv_bridge where a
-    ROS installation has it. Raises FrameError: encoding, size (a side 0 or > MAX_SIDE, odd width of 4:2:2),
-    step (smaller than a row), length (fewer bytes than rows).
+    `bits` are those of 16-bit samples, all 16 by default. Rows may be padded, and the last one may lack its
+    padding. Other encodings go through cv_bridge where a ROS installation has it. Raises FrameError: encoding,
+    size (a side 0 or > MAX_SIDE, odd width of 4:2:2), step (smaller than a row), length (fewer bytes than rows).
     """
     height, width, step = msg.height, msg.width, msg.step
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
@@ -145,46 +176,51 @@ def decode_image(msg: Any) -> Frame:
     if len(msg.data) < needed:
         raise FrameError("length", f"image has {len(msg.data)} bytes; {height} rows of {step} need {needed}")
 
-    high_byte = 0 if msg.is_bigendian else sample - 1
-    pixels: np.ndarray = np.ndarray(
-        (height, width, encoding.channels),
-        np.uint8,
-        buffer=msg.data,
-        offset=high_byte,
-        strides=(step, encoding.channels * sample, sample),
-    )
+    shape, strides = (height, width, encoding.channels), (step, encoding.channels * sample, sample)
+    pixels: np.ndarray
+    if sample == 2 and bits:
+        pixels = bits.high_byte(np.ndarray(shape, ">u2" if msg.is_bigendian else "<u2", msg.data, 0, strides))
+    else:
+        pixels = np.ndarray(shape, np.uint8, msg.data, 0 if msg.is_bigendian else sample - 1, strides)
     pixels.flags.writeable = False
     return Frame(pixels[..., 0] if encoding.channels == 1 else pixels, msg.encoding)
 
 
-def decode_compressed(msg: Any, size: Size | None = None) -> Frame:
+def decode_compressed(
+    msg: Any, size: Size | None = None, bits: SampleBits | None = None, max_pixels: int = MAX_COMPRESSED_PIXELS
+) -> Frame:
     """The frame of a sensor_msgs/CompressedImage holding JPEG or PNG; the stream itself says which.
 
     With `size`, a JPEG is decoded at 1/2, 1/4 or 1/8 where the result is at least that large, which is much
-    faster; `Frame.size` stays the camera's. Raises FrameError: compressed (empty, another format, broken,
-    cut off), size (a side 0 or > MAX_SIDE, or more than MAX_COMPRESSED_PIXELS; found before decoding).
+    faster; `Frame.size` stays the camera's. `bits` are those of a PNG of 16-bit samples, all 16 by default.
+    Raises FrameError: compressed (empty, another format, broken, cut off), size (a side 0 or > MAX_SIDE, or more
+    than `max_pixels` in all; found before decoding).
     """
     data = bytes(msg.data)
     reductions: tuple[tuple[int, int], ...] = ()
+    keep_depth = 0
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        full = _png_size(data)
+        full, depth = _png_size(data)
+        keep_depth = cv2.IMREAD_ANYDEPTH if depth == 16 and bits else 0
     elif data.startswith(b"\xff\xd8"):
         full = _jpeg_size(data)
         reductions = _JPEG_REDUCTIONS
     else:
         raise FrameError("compressed", f"{len(data)} bytes of format '{msg.format}' are neither JPEG nor PNG")
     height, width = full
-    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE) or height * width > MAX_COMPRESSED_PIXELS:
-        limits = f"1 to {MAX_SIDE} a side and {MAX_COMPRESSED_PIXELS} pixels in all"
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE) or height * width > max_pixels:
+        limits = f"1 to {MAX_SIDE} a side and {max_pixels} pixels in all"
         raise FrameError("size", f"compressed image is {width}x{height}; it may have {limits}")
 
     least = size or full
     fitting = (mode for by, mode in reductions if height >= by * least[0] and width >= by * least[1])
     mode = next(fitting, cv2.IMREAD_COLOR)
     # An orientation in EXIF is ignored, as image_transport does: else the mask would not fit what it shows.
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | keep_depth | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise FrameError("compressed", f"{width}x{height} image of format '{msg.format}' cannot be decoded")
+    if bits and pixels.dtype == np.uint16:
+        pixels = bits.high_byte(pixels)
     return Frame(pixels, "bgr8", full)
 
 
@@ -214,23 +250,37 @@ def _converted(pixels: np.ndarray, code: int | None) -> np.ndarray:
 
 
 def _through_cv_bridge(msg: Any) -> Frame:
+    bridge, problem = _cv_bridge()
+    if bridge is None:
+        raise FrameError("encoding", f"encoding '{msg.encoding}' is not supported without cv_bridge, which {problem}")
     try:
-        from cv_bridge import CvBridge
-    except ImportError as error:
-        text = f"encoding '{msg.encoding}' is not supported without cv_bridge, which is not installed"
-        raise FrameError("encoding", text) from error
-    try:
-        return Frame(np.asarray(CvBridge().imgmsg_to_cv2(msg, "rgb8"), np.uint8), "rgb8")
+        return Frame(np.asarray(bridge.imgmsg_to_cv2(msg, "rgb8"), np.uint8), "rgb8")
     except Exception as error:  # CvBridgeError, cv2.error, TypeError, …: it promises nothing
         raise FrameError("encoding", f"cv_bridge cannot convert '{msg.encoding}' to rgb8: {error}") from error
 
 
-def _png_size(data: bytes) -> Size:
-    """(height, width) of the IHDR chunk, which the PNG specification puts first."""
-    if len(data) < 24:
+@functools.cache  # what cannot be imported prints half a page each time that it is tried
+def _cv_bridge() -> tuple[Any, str]:
+    """cv_bridge's converter, or None and what is wrong with it."""
+    try:
+        from cv_bridge import CvBridge
+
+        return CvBridge(), ""
+    except ModuleNotFoundError:
+        return None, "is not installed"
+    except Exception as error:  # built for another NumPy or OpenCV: ImportError, AttributeError, SystemError, …
+        return None, f"cannot be imported: {error}"
+
+
+def _png_size(data: bytes) -> tuple[Size, int]:
+    """(height, width) and bits a sample of the IHDR chunk, which the PNG specification puts first."""
+    if len(data) < 25:
         raise FrameError("compressed", "PNG stream ends inside its header")
-    width, height = struct.unpack_from(">II", data, 16)
-    return height, width
+    width, height, depth = struct.unpack_from(">IIB", data, 16)
+    return (height, width), depth
+
+
+_JPEG_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)  # any number of fill bytes 0xFF may come first (B.1.1.2)
 
 
 def _jpeg_size(data: bytes) -> Size:
@@ -242,14 +292,15 @@ def _jpeg_size(data: bytes) -> Size:
     size = None
     at = 2
     for _ in range(1000):  # segments; real streams have some ten, and a hostile one must not keep us busy
-        if at + 9 > len(data) or data[at] != 0xFF:
+        found = _JPEG_MARKER.match(data, at)
+        if not found or found.end() + 7 > len(data):
             break
-        marker = data[at + 1]
+        at, marker = found.end(), found[1][0]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF0 to SOF15 without DHT, JPG, DAC
-            size = struct.unpack_from(">HH", data, at + 5)
+            size = struct.unpack_from(">HH", data, at + 3)
         if marker == 0xDA:  # start of scan
             if size is None or data.rfind(b"\xff\xd9", at) < 0:
                 break
             return size
-        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+        at += struct.unpack_from(">H", data, at)[0]
     raise FrameError("compressed", f"JPEG stream of {len(data)} bytes is cut off or broken")

@@ -61,7 +61,7 @@ def dds_environment(profile: str = "auto") -> dict[str, str]:
     """The variable that gives Fast DDS a profile with room for camera images.
 
     `profile`: "auto" is `config/fastdds.xml`, and nothing where the user has chosen: a profile, the transports, or
-    another middleware than Fast DDS. "none" is nothing; else the path of a profile. Raises FileNotFoundError for no file.
+    another middleware than Fast DDS. "none" is nothing. Else it is a path; raises FileNotFoundError where no file is.
     """
     chosen = _DDS_CHOICES & os.environ.keys() or "fastrtps" not in os.environ.get("RMW_IMPLEMENTATION", "fastrtps")
     if profile == "none" or (profile == "auto" and chosen):

@@ -21,7 +21,7 @@ from transkd_ros.bags.messages import header_stamp
 from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.evaluate.scoring import Score
 from transkd_ros.evaluate.truth import LabelError, Truth
-from transkd_ros.frames import Frame, FrameError, Size, decode
+from transkd_ros.frames import Frame, FrameError, SampleBits, Size, decode
 from transkd_ros.segmenter import Segmenter
 
 DEPTH = 4  # frames that wait between two threads
@@ -78,11 +78,12 @@ def shots(bag: BagReader, topic: str, truth: Truth | None = None, size: Size | N
 
     `size` (H, W) is what the network sees: a large JPEG is decoded no larger than it takes, as the node does it.
     """
+    bits = SampleBits()
     index = -1
     for index, (recorded_ns, message) in enumerate(bag.frames(topic)):
         start = time.perf_counter()
         stamp_ns = header_stamp(message)
-        frame, cause = _decoded(message, size)
+        frame, cause = _decoded(message, size, bits)
         seconds = time.perf_counter() - start
         label, problem = _label(truth, index, stamp_ns)
         yield Shot(recorded_ns, stamp_ns, message.header.frame_id, frame, cause, label, problem, seconds)
@@ -90,9 +91,9 @@ def shots(bag: BagReader, topic: str, truth: Truth | None = None, size: Size | N
         raise BagError(f"{bag.path}: damaged, only {index + 1} of {bag.counts[topic]} messages of {topic} can be read")
 
 
-def _decoded(message: Any, size: Size | None) -> tuple[Frame | None, str]:
+def _decoded(message: Any, size: Size | None, bits: SampleBits) -> tuple[Frame | None, str]:
     try:
-        return decode(message, size), ""
+        return decode(message, size, bits), ""
     except FrameError as error:
         return None, error.cause
 

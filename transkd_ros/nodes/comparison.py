@@ -29,7 +29,7 @@ from transkd_ros.compare.agreement import WINDOW, Comparison, common_labels
 from transkd_ros.compare.pair_page import Subject, View
 from transkd_ros.compare.pairing import SIDES, Pair
 from transkd_ros.compare.pictures import disagreement, side_by_side
-from transkd_ros.frames import Frame, FrameError, decode, decode_image, image_message
+from transkd_ros.frames import Frame, FrameError, SampleBits, decode, decode_image, image_message
 from transkd_ros.model.bundle import load_bundle
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.nodes import process
@@ -126,6 +126,7 @@ class _Camera:
         self._problems = 0  # that have been reported
         self._heard = dict.fromkeys((*SIDES, "pair"), time.monotonic())
         self._frames: dict[int, Any] = {}  # messages by stamp, in the order they came
+        self._bits = SampleBits()
         self._most_frames = settings.most_waiting
         self._qos = settings.qos_reliability, settings.qos_depth
         compressed = settings.image_transport == "compressed"
@@ -200,7 +201,7 @@ class _Camera:
         if message is None:
             return None
         try:
-            return decode(message)
+            return decode(message, bits=self._bits)
         except FrameError as error:
             self.view.broken[error.cause] += 1
             return None
