@@ -38,6 +38,7 @@ ARGUMENTS = [
     override("model", "Name of a shipped model, or path of a model bundle."),
     override("topics", "Image topics of the bag, e.g. /front/image_raw,/rear/image_raw; by default every camera."),
     override("ground_truth", "Label topic, or its name below each camera; by default ground_truth."),
+    override("classes", "Class table of the labels, a name or a file; by default what the bag says."),
     override("labels", "Folder of label images instead, named by stamp (ns) or else in order."),
     override("offline", "A metrics.json to set beside the live one, or run for an offline evaluation afterwards."),
     override("output", "Folder of metrics.json and report.html."),
@@ -61,7 +62,7 @@ def generate_launch_description() -> LaunchDescription:
 def _start(context: LaunchContext) -> list[Action]:
     given = values(context, ARGUMENTS)
     topics = names(given["topics"])
-    replay = plan(Path(given["bag"]), topics, given["ground_truth"], given["labels"])
+    replay = plan(Path(given["bag"]), topics, given["ground_truth"], given["labels"], given["classes"])
     with_ros2_bag = given["player"] == "ros2bag" or (given["player"] == "auto" and _has_ros2_bag())
     player = (_ros2_bag if with_ros2_bag else _bag_player)(replay, given)
     evaluation = _evaluation(replay, given, hears_all=not with_ros2_bag)
@@ -97,7 +98,8 @@ def _segmentation(replay: Replay, given: dict[str, str]) -> Action:
 
 
 def _evaluation(replay: Replay, given: dict[str, str], hears_all: bool) -> Node:
-    overrides = {name: given[name] for name in ("model", "ground_truth", "labels", "offline", "output") if given[name]}
+    options = ("model", "ground_truth", "labels", "classes", "offline", "output")
+    overrides = {name: given[name] for name in options if given[name]}
     overrides |= {"bag": given["bag"], "topics": replay.topics}
     if hears_all:  # `ros2 bag play` offers what was recorded, which may be best effort
         overrides["qos_reliability"] = "reliable"

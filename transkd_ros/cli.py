@@ -20,6 +20,8 @@ from transkd_ros.model.choices import ENGINES, PRECISIONS
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from transkd_ros.model.labels import LabelTable
+
 
 class CommandError(Exception):
     """What the user asked for cannot be done; the text is the one line that says why and what to do."""
@@ -82,6 +84,16 @@ def size(text: str) -> tuple[int, int]:
     if not (separator and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT, e.g. 640x480")
     return int(height), int(width)
+
+
+def class_table(text: str) -> LabelTable:
+    """An argparse type: a shipped class table by name, or the YAML file of one."""
+    from transkd_ros.model.labels import LabelTable  # OpenCV: only where it is asked for
+
+    try:
+        return LabelTable.load(text)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(one_line(error)) from error
 
 
 def add_engine_options(group: argparse._ArgumentGroup, prefix: str = "") -> None:

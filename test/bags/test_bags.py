@@ -13,8 +13,19 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from transkd_ros.bags.messages import IMAGE, STORE, compressed_message, header_stamp, image_message, serialize
+from transkd_ros.bags.conversion import from_images
+from transkd_ros.bags.label_classes import read_classes
+from transkd_ros.bags.messages import (
+    IMAGE,
+    STORE,
+    STRING,
+    compressed_message,
+    header_stamp,
+    image_message,
+    serialize,
+)
 from transkd_ros.bags.storage import BagError, BagReader, BagWriter
+from transkd_ros.model.labels import LabelTable
 
 STORAGES = ("mcap", "sqlite3")
 SECOND = 1_000_000_000
@@ -242,6 +253,41 @@ def test_from_images_copies_files_and_pairs_labels_by_stamp(tmp_path, storage):
     for index, ((_, message), (_, mask)) in enumerate(zip(frames, masks, strict=True)):
         assert message.data.tobytes() == (images / f"f{index}.png").read_bytes()
         assert mask.encoding == "mono8" and set(mask.data.tolist()) == {index}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_names_of_the_labels_classes_travel_on_a_latched_topic(tmp_path, storage):
+    images, labels = image_folders(tmp_path)
+    table = LabelTable(("road", "car", "sky"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)), ignore_id=250)
+    bag = tmp_path / "bag"
+    from_images(images, bag, labels, storage=storage, classes=table)
+    (file,) = (p for p in bag.iterdir() if p.name != "metadata.yaml")
+    for path in (bag, file):  # a storage file keeps them without its folder
+        with BagReader(path) as reader:
+            assert read_classes(reader, "/camera/ground_truth") == table
+            assert reader.latched_topics == {"/camera/ground_truth/classes"}
+            assert reader.counts["/camera/ground_truth/classes"] == 1
+            assert reader.camera_topics() == ["/camera/image_raw/compressed"]
+            assert read_classes(reader, "/front/ground_truth") is None
+
+
+def test_from_images_refuses_labels_that_its_class_table_does_not_know(tmp_path):
+    images, labels = image_folders(tmp_path)
+    table = tmp_path / "table.yaml"
+    table.write_text("classes: [{id: 0, name: a, color: [0, 0, 1]}, {id: 1, name: b, color: [0, 0, 2]}]")
+    result = cli("from-images", images, "--labels", labels, "--classes", table, "--output", tmp_path / "bag")
+    assert_one_line_error(result, "f2.png", "ids [2] are no classes")
+    result = cli("from-images", images, "--labels", labels, "--classes", "camvid", "--output", tmp_path / "bag")
+    assert result.returncode == 0 and "note" not in result.stdout
+    result = cli("from-images", images, "--labels", labels, "--output", tmp_path / "other")
+    assert "does not say of which classes" in result.stdout
+
+
+def test_a_topic_that_holds_no_class_table_is_named(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write("/c/ground_truth/classes", STORE.types[STRING](data="[1]"), 1)
+    with BagReader(tmp_path / "bag") as bag, pytest.raises(BagError, match="/c/ground_truth/classes holds no class"):
+        read_classes(bag, "/c/ground_truth")
 
 
 def test_from_images_raw_decodes_any_format(tmp_path):

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from transkd_ros.compare import pair_page
-from transkd_ros.compare.agreement import LONGEST_LATENCY, ClassTableError, Comparison, Course, Moment, common_labels
+from transkd_ros.compare.agreement import LONGEST_LATENCY, Comparison, Course, Moment, common_labels
 from transkd_ros.compare.pairing import STUDENT, TEACHER, Pair, Pairing
 from transkd_ros.compare.pictures import disagreement, side_by_side
 from transkd_ros.evaluate.metrics import ConfusionMatrix
 from transkd_ros.frames import Frame
+from transkd_ros.model.class_map import ClassTableError
 from transkd_ros.model.labels import LabelTable
 
 LABELS = LabelTable(("road", "car", "tree"), ((10, 20, 30), (200, 0, 0), (0, 150, 0)))
@@ -158,11 +159,23 @@ def test_bundles_of_other_classes_are_refused_with_the_first_difference(tiny_bun
     more = replace(teacher, name="more", labels=LabelTable((*teacher.labels.names, "sky"), ((0, 0, 0),) * 4))
     other = replace(teacher, name="other", labels=LabelTable(("red", "sky", "blue"), ((0, 0, 0),) * 3))
     painted = replace(teacher, labels=LabelTable(teacher.labels.names, ((1, 1, 1),) * 3))
-    with pytest.raises(ClassTableError, match="tiny has 3 and more has 4"):
+    with pytest.raises(ClassTableError, match="only more has sky"):
         common_labels(teacher, more)
-    with pytest.raises(ClassTableError, match="class 1 is 'green' in tiny and 'sky' in other"):
+    with pytest.raises(ClassTableError, match="only tiny has green; only other has sky"):
         common_labels(teacher, other)
     assert common_labels(teacher, painted) == teacher.labels
+
+
+def test_a_student_with_the_same_classes_in_another_order_is_compared_by_name(tiny_bundle):
+    student = LabelTable(("tree", "road", "car"), LABELS.colors, ignore_id=254)
+    teacher, other = (replace(tiny_bundle.manifest, labels=labels) for labels in (LABELS, student))
+    assert common_labels(teacher, other) == LABELS
+    comparison = Comparison(LABELS, student=student)
+    hear_pair(comparison, 1, [[0, 1, 2, 255]], [[1, 2, 0, 254]])
+    total = comparison.summary()["agreement"]["total"]
+    assert total["iou"] == {"road": 1.0, "car": 1.0, "tree": 1.0}
+    hear_pair(comparison, 2, [[0]], [[7]])
+    assert comparison.summary()[STUDENT]["problems"]["unknown ids"] == 1
 
 
 # ---- speed ---------------------------------------------------------------------------------------

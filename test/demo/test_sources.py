@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from transkd_ros.bags.image_folder import ImageFolderError
+from transkd_ros.bags.label_classes import write_classes
 from transkd_ros.bags.messages import image_message
-from transkd_ros.bags.storage import BagError, BagWriter
+from transkd_ros.bags.storage import BagError, BagReader, BagWriter
 from transkd_ros.demo import sources
+from transkd_ros.model.class_map import ClassTableError
+from transkd_ros.model.labels import LabelTable
 
 SECOND = 1_000_000_000
 
@@ -44,6 +47,36 @@ def test_a_bag_frame_gets_the_mask_of_its_stamp_and_never_a_neighbours(tmp_path)
     truths = [None if s.truth is None else int(s.truth[0, 0]) for s in source.shots()]
     assert truths == [2, None, 5, None]
     assert (source.camera, source.length) == ("/front", 4)
+
+
+def test_the_ground_truth_of_a_source_is_scored_as_the_model_s_classes_of_the_same_names(tmp_path):
+    (tmp_path / "i").mkdir()
+    (tmp_path / "l").mkdir()
+    cv2.imwrite(str(tmp_path / "i" / "1.png"), frame(1))
+    cv2.imwrite(str(tmp_path / "l" / "1.png"), frame(1)[..., 0])
+    table = LabelTable(("sky", "road", "bus"), ((1, 1, 0), (2, 2, 0), (3, 3, 0)))
+    model = LabelTable(("road", "car"), ((1, 1, 1), (2, 2, 2)))
+    source, mapping = sources.images(tmp_path / "i", tmp_path / "l", table).scored_as(model, "m")
+    (shot,) = source.shots()
+    assert (shot.truth == 0).all()  # their class 1 is the model's class 0
+    assert mapping.scored.tolist() == [True, False]
+    with pytest.raises(ClassTableError, match="no class in common"):
+        source.scored_as(LabelTable(("tree",), ((1, 1, 1),)), "m")
+    cv2.imwrite(str(tmp_path / "l" / "1.png"), frame(7)[..., 0])
+    with pytest.raises(ClassTableError, match=r"ids \[7\]"):
+        list(source.shots())
+
+
+def test_a_bag_s_own_class_table_names_its_ground_truth(tmp_path):
+    table = LabelTable(("sky", "road"), ((1, 1, 0), (2, 2, 0)))
+    path = write_bag(tmp_path / "bag", frames=(1, 2), masks=(1, 2))
+    assert sources.bag(path).classes is None
+    with BagReader(path) as old, BagWriter(tmp_path / "named") as new:
+        write_classes(new, "/front/ground_truth", table, old.start)
+        for topic in old.topics:
+            for stamp, message in old.frames(topic):
+                new.write(topic, message, stamp)
+    assert sources.bag(tmp_path / "named").classes == table
 
 
 def test_a_bag_keeps_its_rate_and_can_be_played_again(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import EMPTY_SAFETENSORS, TINY_FIELDS, tiny_onnx
 
+from transkd_ros.bags.label_classes import write_classes
 from transkd_ros.bags.messages import compressed_message, header_stamp, image_message
 from transkd_ros.bags.storage import BagError, BagReader, BagWriter
 from transkd_ros.cli import CommandError
@@ -154,6 +155,62 @@ def test_masks_are_written_as_a_bag_with_the_stamps_of_the_frames(evaluate, tmp_
             assert np.array_equal(message.data.reshape(SIZE), scene(index)[1])
 
 
+# ---- labels of another class table ---------------------------------------------------------------
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+
+
+def with_classes(bag: Path, names: tuple[str, ...]) -> Path:
+    """The bag once more, with the names of its labels' classes."""
+    named = bag.with_name("named")
+    with BagReader(bag) as old, BagWriter(named) as new:
+        write_classes(new, "/front/ground_truth", LabelTable(names, COLORS[: len(names)]), old.start)
+        for topic in old.topics:
+            for stamp, message in old.frames(topic):
+                new.write(topic, message, stamp)
+    return named
+
+
+def test_labels_are_matched_with_the_model_s_classes_by_name(evaluate, tmp_path):
+    def spoil(index, message, label):  # ids of blue, red, green
+        ids = np.array([1, 2, 0], np.uint8)[scene(index)[1]]
+        return message, image_message(ids, "mono8", header_stamp(message))
+
+    bag = write_bag(tmp_path / "bag", spoil=spoil)
+    assert evaluate(bag)["models"]["tiny"]["total"]["miou"] < 0.1
+    found = evaluate(with_classes(bag, ("blue", "red", "green")))
+    assert found["models"]["tiny"]["total"]["miou"] == 1.0 and found["notes"] == []
+
+
+def test_classes_that_only_one_side_has_are_left_out_and_told(evaluate, tmp_path):
+    bag = with_classes(write_bag(tmp_path / "bag", 6), ("red", "green", "sky"))
+    found = evaluate(bag)
+    total = found["models"]["tiny"]["total"]
+    assert total["iou"] == {"red": 1.0, "green": 1.0, "blue": None} and total["miou"] == 1.0
+    counted = sum(np.count_nonzero(scene(i)[1] < 2) for i in range(6))
+    assert np.sum(total["confusion_matrix"]) == counted
+    (note,) = found["notes"]
+    assert "sky of the labels of /front are no classes of tiny" in note and "blue of tiny are never labelled" in note
+    assert "blue of tiny" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_labels_that_say_no_classes_are_taken_as_the_model_s_with_a_note(evaluate, tmp_path):
+    bag = write_bag(tmp_path / "bag")
+    (note,) = evaluate(bag)["notes"]
+    assert "taken as those of tiny" in note
+    table = tmp_path / "table.yaml"
+    entries = [{"id": i, "name": n, "color": [i, 9, 9]} for i, n in enumerate(("red", "green", "blue"))]
+    table.write_text(json.dumps({"classes": entries}))
+    assert evaluate(bag, "--classes", table)["notes"] == []
+
+
+def test_a_teacher_s_masks_are_matched_by_name(evaluate, tmp_path):
+    bag = write_bag(tmp_path / "bag", spoil=lambda index, message, label: (message, None))
+    teacher = other_bundle(tmp_path / "b", name="big", labels=LabelTable(("red", "green", "sky"), COLORS))
+    found = evaluate(bag, "--teacher", teacher.path)
+    assert found["models"]["tiny"]["total"]["iou"] == {"red": 1.0, "green": 1.0, "blue": None}
+    assert "sky of the masks of big are no classes of tiny" in found["notes"][0]
+
+
 # ---- bad input that the rest can go on with ------------------------------------------------------
 def test_frames_that_cannot_be_used_are_counted_by_cause(evaluate, tmp_path):
     def spoil(index, message, label):
@@ -210,7 +267,7 @@ def test_labels_that_fit_no_frame_are_noted(evaluate, tmp_path):
         return message, image_message(scene(index)[1], "mono8", header_stamp(message) + 1)
 
     found = evaluate(write_bag(tmp_path / "bag", 3, spoil=spoil))
-    (note,) = found["notes"]
+    note = found["notes"][-1]
     assert "/front" in note and "1000000000" in note and "1000000001" in note
     assert note in (tmp_path / "out" / "report.html").read_text()
 
@@ -253,9 +310,15 @@ def test_models_of_other_classes_cannot_be_compared(evaluate, tmp_path):
     bag = write_bag(tmp_path / "bag")
     labels = LabelTable(("red", "green", "sky"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
     other = other_bundle(tmp_path / "b", name="other", labels=labels)
-    for option in ("--model", "--teacher"):
-        with pytest.raises(CommandError, match=r"other has other classes than tiny: red, green, sky against"):
-            evaluate(bag, option, other.path)
+    with pytest.raises(CommandError, match=r"other has other classes than tiny: red, green, sky against"):
+        evaluate(bag, "--model", other.path)
+
+
+def test_labels_without_a_class_in_common_with_the_model_are_refused(evaluate, tmp_path):
+    bag = with_classes(write_bag(tmp_path / "bag"), ("road", "sky", "tree"))
+    with pytest.raises(CommandError, match=r"/front and tiny have no class in common: road, sky, tree against"):
+        evaluate(bag)
+    assert not (tmp_path / "out" / "metrics.json").exists()
 
 
 def test_a_bag_whose_frames_are_all_broken_ends_with_their_causes(evaluate, tmp_path):

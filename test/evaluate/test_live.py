@@ -173,7 +173,7 @@ def test_an_offline_result_is_set_beside_the_live_one(drive, tiny_bundle, colour
     assert gap["miou"] == {"live": 1.0, "offline": 0.5}
     assert gap["latency_p99_ms"] == {"live": pytest.approx(100), "offline": 9.0}
     assert gap["answered"] == {"live": 1.0, "offline": 0.75}
-    assert "offline result is of other frames: 4 of /front; the bag has 5 of /front" in found["notes"][0]
+    assert "offline result is of other frames: 4 of /front; the bag has 5 of /front" in found["notes"][-1]
     page = (tmp_path / "report.html").read_text()
     assert "+50.0" in page and "There was no offline run" not in page
 

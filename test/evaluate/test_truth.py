@@ -13,6 +13,7 @@ from transkd_ros.bags.messages import compressed_message, image_message
 from transkd_ros.bags.storage import BagError, BagReader, BagWriter
 from transkd_ros.evaluate import bag_cameras
 from transkd_ros.evaluate.truth import FolderTruth, LabelError, TopicTruth, TruthError
+from transkd_ros.model.labels import LabelTable
 
 TOPIC = "/front/ground_truth"
 
@@ -74,15 +75,27 @@ def test_stamps_that_start_again_get_the_labels_of_the_second_run(tmp_path):
     assert found(bag, stamps[:20] + stamps) == [*range(20), *range(40, 80)]
 
 
+def test_labels_in_the_colours_of_their_class_table_are_read_by_them(tmp_path):
+    table = LabelTable(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
+    picture = cv2.imencode(".png", table.colorize(label(1))[..., ::-1])[1].tobytes()
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write(TOPIC, compressed_message(picture, "png", 5))
+    with BagReader(tmp_path / "bag") as bag:
+        assert (TopicTruth(bag, TOPIC, table).mask(0, 5) == 1).all()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "1.png").write_bytes(picture)
+    assert (FolderTruth(tmp_path / "labels", 1, table).mask(0, 5) == 1).all()
+
+
 @pytest.mark.parametrize(
     ("message", "complaint"),
     [
         (image_message(np.zeros((4, 6, 3), np.uint8), "rgb8", 5), "encoding rgb8"),
         (compressed_message(b"\xff\xd8\xff\xd9", "jpeg", 5), "not PNG"),
-        (compressed_message(b"\x89PNG\r\n\x1a\n", "png", 5), "single-channel"),
+        (compressed_message(b"\x89PNG\r\n\x1a\n", "png", 5), "neither an 8-bit image of class ids"),
         (
             compressed_message(cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes(), "png", 5),
-            "single-channel",
+            "neither an 8-bit image of class ids",
         ),
     ],
 )

@@ -15,16 +15,20 @@ pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a 
 
 from rclpy.exceptions import ParameterException
 from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time as Stamp
 from ros_graph import DEADLINE, process, spinning, wait_until
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
+from transkd_ros.bags.label_classes import write_classes
 from transkd_ros.bags.messages import compressed_message, header_stamp, image_message
 from transkd_ros.bags.storage import STORAGES, BagError, BagReader, BagWriter
+from transkd_ros.model.labels import LabelTable
 from transkd_ros.nodes.bag_player import BagPlayer
 
 pytestmark = pytest.mark.ros
@@ -143,6 +147,23 @@ def test_a_message_type_that_is_not_installed_is_named_once_and_the_rest_is_play
         wait_until(lambda: len(frames) == 2, "both frames")
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "strange_msgs" in line]
     assert "/car" in line and "not installed" in line
+
+
+def test_a_latched_topic_is_there_for_a_subscriber_who_comes_late(user, tmp_path):
+    table = LabelTable(("road",), ((1, 2, 3),))
+    path = tmp_path / "bag"
+    with BagWriter(path) as writer:
+        write_classes(writer, MASKS, table, START)
+        for index in range(100):
+            writer.write(FRAMES, image_message(np.zeros((4, 6), np.uint8), "mono8", stamp(index)), START + index * STEP)
+    frames = user.listen(Image, FRAMES)
+    with playing(path):
+        wait_until(lambda: len(frames) > 3, "some frames")
+        heard = []
+        late = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        user.node.create_subscription(String, f"{MASKS}/classes", heard.append, late)
+        wait_until(lambda: heard, "the classes of the labels")
+    assert "road" in heard[0].data
 
 
 # ---- when it is played ---------------------------------------------------------------------------

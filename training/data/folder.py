@@ -1,4 +1,4 @@
-"""A data set of one's own: two folders a split, images, and label masks of class ids with the same names."""
+"""A data set of one's own: two folders a split, images, and label images with the same names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from training.data.base import SegmentationData, Split
-from training.data.samples import LabelledImages, own_ids
+from training.data.samples import IGNORE, LabelledImages, own_ids
 from transkd_ros.bags.image_folder import list_frames
+from transkd_ros.model.labels import LabelTable
 
 
 class Folder(SegmentationData):
-    """`root` holds `train/` and `val/`, each with `images/` and `labels/`: single-channel 8-bit files of class ids.
+    """`root` holds `train/` and `val/`, each with `images/` and `labels/` of the same names.
 
-    `labels` names the class table in config/labels, or a YAML file of one. Options: those of SegmentationData.
+    A label image holds class ids (single-channel or palette) or the colours of the class table. `labels` names the
+    table in config/labels, or a YAML file of one. Options: those of SegmentationData.
     """
 
     def __init__(self, root: str, labels: str, **options: Any) -> None:
@@ -22,4 +24,6 @@ class Folder(SegmentationData):
 
     def split(self, name: Split) -> LabelledImages:
         folder = Path(self.hparams["root"]) / name
-        return LabelledImages(list_frames(folder / "images", folder / "labels"), own_ids(self.classes))
+        table = LabelTable.load(self.labels)
+        ids = own_ids(self.classes) | {table.ignore_id: IGNORE}
+        return LabelledImages(list_frames(folder / "images", folder / "labels"), ids, table)

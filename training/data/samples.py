@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from transkd_ros.bags.image_folder import FramePath, ImageFolderError, LabelDecoder, read_image, read_label
+from transkd_ros.bags.image_folder import FramePath, ImageFolderError, read_image, read_label
+from transkd_ros.model.labels import LabelTable
 
 IGNORE = 255
 CHECKED = 400
@@ -68,17 +69,18 @@ class LabelledImages(Samples):
     """Images with a label file each.
 
     `class_of` says which class each value stored in a label file is; any other value is an error, as is a label of
-    another size than its image. `keep` holds what was read in memory: for data sets that fit there.
+    another size than its image. With `table`, images of colours are read by those of its classes. `keep` holds what was
+    read in memory: for data sets that fit there.
     """
 
     def __init__(
         self,
         pairs: list[FramePath],
         class_of: Mapping[int, int],
-        decode: LabelDecoder | None = None,
+        table: LabelTable | None = None,
         keep: bool = False,
     ) -> None:
-        self.pairs, self.decode, self.keep = pairs, decode, keep
+        self.pairs, self.table, self.keep = pairs, table, keep
         self.known = np.zeros(256, bool)
         self.known[list(class_of)] = True
         self.class_of = np.full(256, IGNORE, np.uint8)
@@ -105,7 +107,7 @@ class LabelledImages(Samples):
     def _read_labels(self, index: int, size: tuple[int, ...]) -> np.ndarray:
         path = self.pairs[index].label
         assert path is not None  # samples are labelled
-        stored = read_label(path, (size[0], size[1]), self.decode)
+        stored = read_label(path, (size[0], size[1]), self.table)
         values = np.flatnonzero(np.bincount(stored.ravel(), minlength=256))
         if unknown := values[~self.known[values]].tolist():
             known = np.flatnonzero(self.known).tolist()

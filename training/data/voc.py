@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from training.data.base import SegmentationData, Split
 from training.data.samples import LabelledImages, find, own_ids, pair
@@ -46,19 +42,7 @@ class VOC(SegmentationData):
         if missing := [image for image in names if image not in images]:
             raise ImageFolderError(f"{root}/JPEGImages/{missing[0]}.jpg: no such file, but the {name} split names it")
         pairs = pair([images[image] for image in names], lambda image: labels / f"{image.stem}.png")
-        return LabelledImages(pairs, own_ids(self.classes), decode_palette)
-
-
-def decode_palette(data: bytes, path: Path) -> np.ndarray:
-    """The bytes of a palette (or grey) PNG as (H, W) uint8 palette indices, which OpenCV would turn into colours."""
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            mode, indices = file.mode, np.asarray(file)
-    except (OSError, SyntaxError) as error:  # what Pillow raises for a broken file
-        raise ImageFolderError(f"{path}: not an image that Pillow can decode (broken or unknown format)") from error
-    if mode not in ("P", "L"):
-        raise ImageFolderError(f"{path}: a label must be a palette or 8-bit grey PNG, not of mode {mode}")
-    return indices
+        return LabelledImages(pairs, own_ids(self.classes))
 
 
 def _listed(root: Path, name: str) -> list[str]:

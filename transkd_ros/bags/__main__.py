@@ -1,6 +1,6 @@
 """Bags of camera frames from the command line: `python -m transkd_ros.bags`.
 
-    python -m transkd_ros.bags from-images IMAGES --labels LABELS --output BAG --rate 1
+    python -m transkd_ros.bags from-images IMAGES --labels LABELS --classes TABLE --output BAG --rate 1
     python -m transkd_ros.bags info BAG
 """
 
@@ -22,7 +22,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("from-images", help="make a bag of a folder of frames")
     make.add_argument("images", type=Path, help="folder of frames, taken in name order")
-    make.add_argument("--labels", type=Path, help="folder of single-channel label masks of the same names")
+    make.add_argument("--labels", type=Path, help="folder of label images of the same names")
+    make.add_argument(
+        "--classes", type=cli.class_table, metavar="TABLE", help="class table of the labels, kept in the bag: camvid, "
+        "… or a YAML file"
+    )  # fmt: skip
     make.add_argument("--output", type=Path, required=True, help="the bag, a folder that does not exist yet")
     make.add_argument("--rate", type=cli.positive_float, default=1.0, help="frames per second (default 1)")
     make.add_argument("--storage", choices=tuple(STORAGES), default="mcap", help="default mcap")
@@ -39,11 +43,16 @@ def main() -> None:
     if args.command == "info":
         print(info(args.bag))
         return
+    if args.classes and not args.labels:
+        raise cli.CommandError("--classes belongs to --labels")
     count = from_images(
         args.images, args.output, args.labels, rate=args.rate, storage=args.storage,
         camera=args.camera.strip("/"), raw=args.raw, overwrite=args.overwrite,
+        classes=args.classes,
     )  # fmt: skip
     print(f"{args.output}: {count} frames")
+    if args.labels and not args.classes:
+        print("note: the bag does not say of which classes its labels are; --classes TABLE keeps their names in it")
 
 
 if __name__ == "__main__":

@@ -5,22 +5,27 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+
 from transkd_ros.bags import image_folder
+from transkd_ros.bags.label_classes import write_classes
 from transkd_ros.bags.messages import compressed_message, image_message
 from transkd_ros.bags.storage import BagError, BagReader, BagWriter
+from transkd_ros.model.labels import LabelTable
 
 _CAMERA = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
 
 def from_images(
     images: Path, output: Path, labels: Path | None = None, *, rate: float = 1.0, storage: str = "mcap",
-    camera: str = "camera", raw: bool = False, overwrite: bool = False,
+    camera: str = "camera", raw: bool = False, overwrite: bool = False, classes: LabelTable | None = None,
 ) -> int:  # fmt: skip
     """Write the frames of a folder, in name order and `rate` Hz apart, as a bag; returns how many.
 
     JPEG and PNG files are copied as they are to `/<camera>/image_raw/compressed`; with `raw` every image is
     decoded to bgr8 on `/<camera>/image_raw`. Labels go to `/<camera>/ground_truth` as mono8 class ids with
-    the stamps of their frames. The first frame is stamped 1 s. Raises BagError or ImageFolderError.
+    the stamps of their frames, and `classes`, their class table, beside it. The first frame is stamped 1 s. Raises
+    BagError or ImageFolderError.
     """
     if not _CAMERA.fullmatch(camera):
         raise BagError(f"camera '{camera}' is not a ROS name (letters, digits, _ and /, e.g. front/left)")
@@ -38,9 +43,22 @@ def from_images(
             else:
                 raise BagError(f"{image}: only JPEG and PNG travel compressed; use --raw for other formats")
             if label:
-                mask = image_folder.read_label(label, pixels.shape[:2])
+                mask = image_folder.read_label(label, pixels.shape[:2], classes)
+                if classes:
+                    _check_ids(mask, classes, label)
+                    if not index:
+                        write_classes(bag, f"/{camera}/ground_truth", classes, stamp_ns)
                 bag.write(f"/{camera}/ground_truth", image_message(mask, "mono8", stamp_ns, camera))
     return len(frames)
+
+
+def _check_ids(mask: np.ndarray, classes: LabelTable, label: Path) -> None:
+    unknown = [i for i in np.unique(mask).tolist() if i >= len(classes.names) and i != classes.ignore_id]
+    if unknown:
+        raise image_folder.ImageFolderError(
+            f"{label}: ids {unknown} are no classes; the class table has 0 to {len(classes.names) - 1} and "
+            f"{classes.ignore_id} for none"
+        )
 
 
 def info(path: Path) -> str:

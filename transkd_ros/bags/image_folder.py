@@ -1,16 +1,19 @@
 """A folder of frames and, beside it, a folder of label masks with the same file names.
 
-Finds, pairs and reads them. What becomes of them (a bag, a live topic) is decided in `conversion` and in the demo.
+Finds, pairs and reads them; how a label image is read is in `label_image`. What becomes of them (a bag, a live topic)
+is decided in `conversion` and in the demo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from transkd_ros.bags.label_image import LabelImageError, mask_of
+from transkd_ros.model.labels import LabelTable
 
 COMPRESSED_FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 """File suffix to the `format` of sensor_msgs/CompressedImage: files that can travel as they are."""
@@ -19,10 +22,6 @@ SUFFIXES = (*COMPRESSED_FORMATS, ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp
 
 # A rotation in the EXIF data is not applied: like image_transport, the node takes the frame as it is stored.
 _AS_SENT = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-
-
-LabelDecoder = Callable[[bytes, Path], np.ndarray]
-"""From the bytes of a label file, and its path for the error, to (H, W) uint8 class ids."""
 
 
 class ImageFolderError(ValueError):
@@ -62,27 +61,23 @@ def decode_image(data: bytes, path: Path) -> np.ndarray:
     return pixels
 
 
-def read_label(path: Path, size: tuple[int, int], decode: LabelDecoder | None = None) -> np.ndarray:
+def read_label(path: Path, size: tuple[int, int], table: LabelTable | None = None) -> np.ndarray:
     """A label mask, (H, W) uint8 class ids, which must have the `size` (H, W) of its frame.
 
-    `decode` reads a format other than decode_label's.
+    It holds ids, or with `table` the colours of the classes, see `label_image`.
     """
-    mask = (decode or decode_label)(path.read_bytes(), path)
+    mask = decode_label(path.read_bytes(), path, table)
     if mask.shape != tuple(size):
         raise ImageFolderError(f"{path}: the label is {mask.shape[1]}x{mask.shape[0]}, its image {size[1]}x{size[0]}")
     return mask
 
 
-def decode_label(data: bytes, name: Path | str) -> np.ndarray:
-    """The bytes of an image file as a mask, (H, W) uint8 class ids; `name` is only named in the error."""
-    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if mask is None:
-        raise ImageFolderError(f"{name}: not an image that OpenCV can decode (broken or unknown format)")
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ImageFolderError(
-            f"{name}: a label must be a single-channel 8-bit image of class ids, not {mask.dtype} of shape {mask.shape}"
-        )
-    return mask
+def decode_label(data: bytes, name: Path | str, table: LabelTable | None = None) -> np.ndarray:
+    """The bytes of a label image as a mask, (H, W) uint8 class ids; `name` is only named in the error."""
+    try:
+        return mask_of(data, table)
+    except LabelImageError as error:
+        raise ImageFolderError(f"{name}: {error}") from error
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from rosbags.typesys import Stores, get_typestore
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+STRING = "std_msgs/msg/String"
 
 # The image messages are the same, byte for byte and in their type hash, from Humble to Kilted.
 STORE = get_typestore(Stores.ROS2_HUMBLE)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from rosbags.interfaces import Connection
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer, WriterError
 
 from transkd_ros import cli
@@ -26,6 +26,11 @@ from transkd_ros.bags.messages import COMPRESSED_IMAGE, IMAGE, STORE, deserializ
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 # Version 9 writes the QoS profiles as a YAML list, which Humble (version 5) cannot parse; 8 is read by all.
 _METADATA_VERSION: Literal[8] = 8
+_UNLIMITED = QosTime(0, 0)
+_LATCHED = Qos(
+    QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, _UNLIMITED, _UNLIMITED,
+    QosLiveliness.AUTOMATIC, _UNLIMITED, avoid_ros_namespace_conventions=False,
+)  # fmt: skip
 
 
 class BagError(ValueError):
@@ -54,6 +59,12 @@ class BagReader:
     def counts(self) -> dict[str, int]:
         """Topic name to number of messages."""
         return {topic: info.msgcount for topic, info in self._reader.topics.items()}
+
+    @property
+    def latched_topics(self) -> set[str]:
+        """Names of the topics whose last message was there for late subscribers when they were recorded."""
+        offers = ((c.topic, getattr(c.ext, "offered_qos_profiles", ())) for c in self._reader.connections)
+        return {t for t, offered in offers if any(q.durability == QosDurability.TRANSIENT_LOCAL for q in offered)}
 
     @property
     def duration(self) -> float:
@@ -203,12 +214,18 @@ class BagWriter:
             raise self._refused(error) from error
         return self
 
-    def write(self, topic: str, message: Any, stamp_ns: int | None = None) -> None:
-        """Append a message (see `image_message`), recorded at `stamp_ns`, by default its header's stamp."""
+    def write(self, topic: str, message: Any, stamp_ns: int | None = None, latched: bool = False) -> None:
+        """Append a message (see `image_message`), recorded at `stamp_ns`, by default its header's stamp.
+
+        A `latched` topic is replayed with durability transient local, so that late subscribers hear its message.
+        """
         try:
             connection = self._connections.get(topic)
             if connection is None:
-                connection = self._writer.add_connection(topic, message.__msgtype__, typestore=STORE)
+                offered = [_LATCHED] if latched else []
+                connection = self._writer.add_connection(
+                    topic, message.__msgtype__, typestore=STORE, offered_qos_profiles=offered
+                )
                 self._connections[topic] = connection
             recorded = header_stamp(message) if stamp_ns is None else stamp_ns
             self._writer.write(connection, recorded, serialize(message))

@@ -41,9 +41,10 @@ def main() -> int:
 
     # What is slow to import comes after the arguments are read.
     from transkd_ros.bags.storage import BagError, BagReader
-    from transkd_ros.compare.agreement import ClassTableError, common_labels
+    from transkd_ros.compare.agreement import common_labels
     from transkd_ros.compare.pair_page import Subject
     from transkd_ros.model.bundle import BundleError, load_bundle
+    from transkd_ros.model.class_map import ClassTableError
     from transkd_ros.model.engines import RuntimeUnavailable, open_runtime
     from transkd_ros.resources import find_model
     from transkd_ros.segmenter import Segmenter
@@ -51,7 +52,7 @@ def main() -> int:
     try:
         bundles = {side: load_bundle(find_model(getattr(args, side))) for side in ("teacher", "student")}
         teacher, student = (bundle.manifest for bundle in bundles.values())
-        subject = Subject(teacher.name, student.name, common_labels(teacher, student))
+        subject = Subject(teacher.name, student.name, common_labels(teacher, student), student.labels)
         with BagReader(args.bag) as bag:
             topics = _topics(bag, args.topic)
             segmenters = {}
@@ -86,7 +87,7 @@ def _compare(
     from transkd_ros.compare import pair_page
     from transkd_ros.compare.agreement import Comparison
 
-    views = {topic: pair_page.View(Comparison(subject.labels)) for topic in topics}
+    views = {topic: pair_page.View(Comparison(subject.labels, student=subject.student_labels)) for topic in topics}
     clocks = {topic: dict.fromkeys(segmenters, 0.0) for topic in topics}
     try:
         for topic, stamp_ns, message in _frames(bag, topics, args.frames):

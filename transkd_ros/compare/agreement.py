@@ -6,6 +6,7 @@ import math
 from collections import deque
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +14,7 @@ from transkd_ros.compare.pairing import SIDES, STUDENT, TEACHER, Mask, Pair, Pai
 from transkd_ros.evaluate.metrics import ConfusionMatrix
 from transkd_ros.frames import resize_mask
 from transkd_ros.model.bundle import Manifest
+from transkd_ros.model.class_map import ClassMap, ClassTableError
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.timing import Rate, Timings
 
@@ -23,21 +25,16 @@ PROBLEMS = ("bad mask", "no stamp", "stamp jumped back", "stamp of another clock
 Counts = NDArray[np.int64]
 
 
-class ClassTableError(ValueError):
-    """Teacher and student do not know the same classes; the text is one line."""
-
-
 def common_labels(teacher: Manifest, student: Manifest) -> LabelTable:
-    """The class table of both models, with the teacher's colours. Raises ClassTableError if their classes differ."""
-    one, other = teacher.labels.names, student.labels.names
-    if one == other:
-        return teacher.labels
-    if len(one) != len(other):
-        difference = f"{teacher.name} has {len(one)} and {student.name} has {len(other)}"
-    else:
-        i = next(i for i, names in enumerate(zip(one, other, strict=True)) if names[0] != names[1])
-        difference = f"class {i} is '{one[i]}' in {teacher.name} and '{other[i]}' in {student.name}"
-    raise ClassTableError(f"teacher and student must know the same classes: {difference}")
+    """The class table of the comparison: the teacher's. The student's may have the same classes in another order.
+
+    Raises ClassTableError if one knows a class that the other does not.
+    """
+    mapping = ClassMap(student.labels, teacher.labels)
+    sides = ((teacher.name, mapping.missing), (student.name, mapping.unknown))
+    if only := [f"only {name} has {', '.join(classes)}" for name, classes in sides if classes]:
+        raise ClassTableError(f"teacher and student must know the same classes: {'; '.join(only)}")
+    return teacher.labels
 
 
 class Side:
@@ -139,10 +136,16 @@ class Course:
 
 
 class Comparison:
-    """Both models on one camera. Times are seconds of any clock, and may jump back; use it from one thread."""
+    """Both models on one camera. Times are seconds of any clock, and may jump back; use it from one thread.
 
-    def __init__(self, labels: LabelTable, window: int = WINDOW, most_waiting: int = 32) -> None:
+    `student` is the student's class table where it has the classes of `labels` in another order.
+    """
+
+    def __init__(
+        self, labels: LabelTable, window: int = WINDOW, most_waiting: int = 32, student: LabelTable | None = None
+    ) -> None:
         self.labels = labels
+        self._reorder = _reordering(student, labels) if student else None
         self.sides = {side: Side() for side in SIDES}
         self.pairing = Pairing(most_waiting)
         self.agreement = Agreement(len(labels.names), window)
@@ -158,6 +161,8 @@ class Comparison:
         belongs to no frame and only counts.
         """
         self.sides[side].hear(stamp_ns, now, latency)
+        if side == STUDENT and self._reorder is not None:
+            mask = cv2.LUT(mask, self._reorder).astype(np.uint8, copy=False)
         pair = self.pairing.add(side, stamp_ns, mask) if stamp_ns else None
         if pair is None:
             return None
@@ -203,6 +208,14 @@ class Comparison:
         self.course.add(Moment(self.pairing.complete, accuracy, of_pair.miou()))
         if accuracy < self._least:
             self._least, self.worst = accuracy, pair
+
+
+def _reordering(student: LabelTable, labels: LabelTable) -> NDArray[np.uint8] | None:
+    """(256,) the student's ids as those of `labels`, ids of no class as they are; None where nothing changes."""
+    if (student.names, student.ignore_id) == (labels.names, labels.ignore_id):
+        return None
+    mapping = ClassMap(student, labels)
+    return np.where(mapping.undefined, np.arange(256), mapping.ids).astype(np.uint8)
 
 
 def pair_counts(pair: Pair) -> Counts:

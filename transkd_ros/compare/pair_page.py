@@ -22,11 +22,12 @@ JSON, HTML = "comparison.json", "comparison.html"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compared: the names of the two models, and their class table."""
+    """What is compared: the names of the two models, and their class tables, which may differ in the order."""
 
     teacher: str
     student: str
     labels: LabelTable
+    student_labels: LabelTable | None = None  # the same
 
 
 @dataclass

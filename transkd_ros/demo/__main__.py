@@ -40,7 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--bag", type=Path, help="replay a rosbag2 bag, sqlite3 or MCAP")
     source.add_argument("--topic", help="image topic of the bag, where it has several")
     source.add_argument("--images", type=Path, help="play the images of a folder")
-    source.add_argument("--labels", type=Path, help="single-channel label masks of the same names")
+    source.add_argument("--labels", type=Path, help="label images of the same names")
+    source.add_argument(
+        "--classes", type=cli.class_table, metavar="TABLE", help="class table of the labels: camvid, … or a YAML file "
+        "(default: the model's)"
+    )  # fmt: skip
     source.add_argument("--frames", type=cli.positive_int, help="how many (default: all, or 100 scenes)")
     source.add_argument(
         "--rate",
@@ -64,10 +68,11 @@ def main() -> int:
     from transkd_ros.bags.storage import BagError
     from transkd_ros.demo.run import TruthError
     from transkd_ros.model.bundle import BundleError
+    from transkd_ros.model.class_map import ClassTableError
 
     try:
         return _demo(args)
-    except (BagError, BundleError, ImageFolderError, TruthError) as error:
+    except (BagError, BundleError, ClassTableError, ImageFolderError, TruthError) as error:
         raise cli.CommandError(str(error)) from error
 
 
@@ -82,14 +87,17 @@ def _demo(args: argparse.Namespace) -> int:
     model = find_model(args.model or DEFAULT_MODEL)
     bundle = load_bundle(model, verify=False)  # the node verifies
     labels = bundle.manifest.labels
-    source = _open_source(args, labels.names)
+    source, mapping = _open_source(args, labels.names).scored_as(labels, bundle.manifest.name)
     _prepare_folder(args.output)
     console = Console()
     console.print(f"{source.name}, {source.length} frames → {bundle.manifest.name}", highlight=False)
 
+    if source.classes and (remark := mapping.remark("the labels", bundle.manifest.name)):
+        print(remark)
+
     details = {"source": source.name, "model": bundle.manifest.name}
     code = 0
-    with Run(args.output, labels, args.rate or source.rate) as run:
+    with Run(args.output, labels, args.rate or source.rate, mapping.scored) as run:
         with _graph(source, model, args) as graph:
             try:
                 await_node(graph)
@@ -114,6 +122,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise cli.CommandError("--bag and --images exclude each other")
     if args.labels and not args.images:
         raise cli.CommandError("--labels belongs to --images; a bag brings its labels on <camera>/ground_truth")
+    if args.classes and not args.labels:
+        raise cli.CommandError("--classes belongs to --labels; a bag brings those of its labels")
     if args.topic and not args.bag:
         raise cli.CommandError("--topic belongs to --bag")
     if args.size and (args.bag or args.images):
@@ -130,12 +140,12 @@ def _open_source(args: argparse.Namespace, classes: tuple[str, ...]) -> Source:
     if args.bag:
         source = sources.bag(args.bag, args.topic)
     elif args.images:
-        source = sources.images(args.images, args.labels)
+        source = sources.images(args.images, args.labels, args.classes)
     else:
         size, rate = args.size or sources.SCENE_SIZE, args.rate or sources.SCENE_RATE
         if min(size) < 64 or max(size) > 8192:
             raise cli.CommandError(f"--size {size[1]}x{size[0]}: each side must be 64 to 8192 pixels")
-        labelled = classes == LabelTable.load("camvid").names
+        labelled = set(classes) <= set(LabelTable.load("camvid").names)
         source = sources.scenes(args.frames or SCENE_FRAMES, size, rate, labelled=labelled)
     return replace(source, length=min(source.length, args.frames or source.length))
 

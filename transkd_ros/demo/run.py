@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from transkd_ros.demo.sources import Shot
-from transkd_ros.evaluate.metrics import ConfusionMatrix
+from transkd_ros.evaluate.scoring import Metrics
 from transkd_ros.files import write_atomic
 from transkd_ros.frames import decode_compressed, decode_image
 from transkd_ros.model.labels import LabelTable
@@ -59,10 +59,13 @@ class Pace:
 class Run:
     """A run in progress; `finish` leaves `overlay.mp4`, `contact_sheet.png` and `timing.json` in `folder`.
 
-    Those of an earlier run are removed at the start, so that they are never taken for this one's.
+    Those of an earlier run are removed at the start, so that they are never taken for this one's. `scored` are the
+    classes that the ground truth may hold, (classes,) bool; all by default.
     """
 
-    def __init__(self, folder: Path, labels: LabelTable, rate: float) -> None:
+    def __init__(
+        self, folder: Path, labels: LabelTable, rate: float, scored: NDArray[np.bool_] | None = None
+    ) -> None:
         for name in (_VIDEO, _SHEET, _TIMING):
             (folder / name).unlink(missing_ok=True)
         self.sent, self.answered = Pace(), Pace()
@@ -71,7 +74,7 @@ class Run:
         self._labels = labels
         self._pending: dict[int, Shot] = {}
         self._timings = Timings(window=100_000)
-        self._confusion = ConfusionMatrix(len(labels.names), labels.ignore_id)
+        self._metrics = Metrics(labels, scored)
         self._video = Video(folder / _VIDEO, rate)
         self._sheet = ContactSheet(labels)
 
@@ -94,7 +97,7 @@ class Run:
     @property
     def miou(self) -> float:
         """In [0, 1]; nan without ground truth."""
-        return self._confusion.miou()
+        return self._metrics.miou()
 
     def send(self, stamp_ns: int, shot: Shot) -> None:
         """Note that a frame was published under this stamp."""
@@ -118,7 +121,7 @@ class Run:
         self._timings.add(_END_TO_END, (heard_ns - stamp_ns) / 1e9)
         if shot.truth is not None:
             try:
-                self._confusion.update(mask, shot.truth)
+                self._metrics.confusion.update(mask, shot.truth)
             except ValueError as error:
                 raise TruthError(f"the ground truth does not fit the model's classes: {error}") from error
         decode = decode_image if hasattr(shot.message, "encoding") else decode_compressed
@@ -151,11 +154,11 @@ class Run:
             "machine": machine(),
             "versions": versions(),
         }
-        if self._confusion.matrix.any():
-            iou = zip(self._labels.names, self._confusion.iou().tolist(), strict=True)
+        if self._metrics.labelled:
+            iou = zip(self._labels.names, self._metrics.iou().tolist(), strict=True)
             summary["quality"] = {
                 "miou": round(self.miou, 4),
-                "pixel_accuracy": round(self._confusion.pixel_accuracy(), 4),
+                "pixel_accuracy": round(self._metrics.confusion.pixel_accuracy(), 4),
                 "iou": {name: None if math.isnan(value) else round(value, 4) for name, value in iou},
             }
         return summary
@@ -181,11 +184,11 @@ class Run:
 
     def quality_table(self) -> Table | None:
         """IoU per class in %, or None without ground truth."""
-        if not self._confusion.matrix.any():
+        if not self._metrics.labelled:
             return None
         table = Table("class")
         table.add_column("IoU (%)", justify="right")
-        for name, value in zip(self._labels.names, self._confusion.iou().tolist(), strict=True):
+        for name, value in zip(self._labels.names, self._metrics.iou().tolist(), strict=True):
             table.add_row(name, "absent" if math.isnan(value) else f"{100 * value:.1f}")
         table.add_section()
         table.add_row("mean", f"{100 * self.miou:.1f}", style="bold")

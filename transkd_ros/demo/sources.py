@@ -7,7 +7,7 @@ and with the ground truth where there is one. Publishing them is the business of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transkd_ros.bags import image_folder
+from transkd_ros.bags.label_classes import read_classes
 from transkd_ros.bags.messages import COMPRESSED_IMAGE, compressed_message, header_stamp, image_message
 from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.frames import FrameError, decode_image
+from transkd_ros.model.class_map import ClassMap, ClassTableError, class_map
+from transkd_ros.model.labels import LabelTable
 from transkd_ros.scenes import Drive
 
 SCENE_SIZE = (480, 640)  # (height, width)
@@ -34,7 +37,10 @@ class Shot(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """`length` frames of one camera at `rate` Hz; `shots()` starts at the first, every time it is called."""
+    """`length` frames of one camera at `rate` Hz; `shots()` starts at the first, every time it is called.
+
+    `classes` is the table of its ground truth, None where there is none or it is not known.
+    """
 
     name: str
     camera: str
@@ -42,6 +48,26 @@ class Source:
     rate: float
     length: int
     shots: Callable[[], Iterator[Shot]]
+    classes: LabelTable | None = None
+
+    def scored_as(self, labels: LabelTable, model: str) -> tuple[Source, ClassMap]:
+        """The same frames with the ground truth in the ids of a model's classes, and how they fit those.
+
+        Raises ClassTableError if they have no class in common, and from `shots` for an id of no class.
+        """
+        whose = f"the labels of {self.name}"
+        mapping = class_map(self.classes or labels, labels, whose, model)
+        if self.classes in (None, labels):
+            return self, mapping
+
+        def shots() -> Iterator[Shot]:
+            for shot in self.shots():
+                if shot.truth is not None and (unknown := mapping.undefined[np.unique(shot.truth)]).any():
+                    ids = np.unique(shot.truth)[unknown].tolist()
+                    raise ClassTableError(f"{whose} have ids {ids}, which are not in their class table")
+                yield shot._replace(truth=None if shot.truth is None else mapping(shot.truth))
+
+        return replace(self, shots=shots, classes=labels), mapping
 
 
 def scenes(
@@ -60,12 +86,14 @@ def scenes(
             yield Shot(image_message(pixels, "rgb8", 0), labels if labelled else None)
 
     name = f"rendered scenes {size[1]}x{size[0]}"
-    return Source(name, "/camera", compressed=False, rate=rate, length=frames, shots=shots)
+    classes = LabelTable.load("camvid") if labelled else None
+    return Source(name, "/camera", compressed=False, rate=rate, length=frames, shots=shots, classes=classes)
 
 
-def images(folder: Path, labels: Path | None = None) -> Source:
+def images(folder: Path, labels: Path | None = None, classes: LabelTable | None = None) -> Source:
     """The images of a folder in name order, JPEG and PNG compressed, with the labels of the same names.
 
+    `classes` is the class table of the labels.
     Raises ImageFolderError; an unreadable file only when it is reached.
     """
     frames = image_folder.list_frames(folder, labels)
@@ -75,14 +103,14 @@ def images(folder: Path, labels: Path | None = None) -> Source:
         for path, label in frames:
             data = path.read_bytes()
             pixels = image_folder.decode_image(data, path)
-            truth = image_folder.read_label(label, pixels.shape[:2]) if label else None
+            truth = image_folder.read_label(label, pixels.shape[:2], classes) if label else None
             if compressed:
                 kind = image_folder.COMPRESSED_FORMATS[path.suffix.lower()]
                 yield Shot(compressed_message(data, kind, 0), truth)
             else:
                 yield Shot(image_message(pixels, "bgr8", 0), truth)
 
-    return Source(f"images of {folder}", "/camera", compressed, FOLDER_RATE, len(frames), shots)
+    return Source(f"images of {folder}", "/camera", compressed, FOLDER_RATE, len(frames), shots, classes)
 
 
 def bag(path: Path, topic: str | None = None) -> Source:
@@ -96,6 +124,7 @@ def bag(path: Path, topic: str | None = None) -> Source:
         kind, count, duration = reader.topics[topic], reader.counts[topic], reader.duration
         camera = _camera_of(topic)
         truths = f"{camera}/ground_truth" if f"{camera}/ground_truth" in reader.topics else None
+        classes = read_classes(reader, truths) if truths else None
 
     def shots() -> Iterator[Shot]:
         with BagReader(path) as reader:
@@ -104,7 +133,7 @@ def bag(path: Path, topic: str | None = None) -> Source:
                 yield Shot(message, masks.at(header_stamp(message)) if masks else None)
 
     rate = (count - 1) / duration if count > 1 and duration > 0 else 1.0
-    return Source(f"{topic} of {path}", camera, kind == COMPRESSED_IMAGE, rate, count, shots)
+    return Source(f"{topic} of {path}", camera, kind == COMPRESSED_IMAGE, rate, count, shots, classes)
 
 
 class _Masks:

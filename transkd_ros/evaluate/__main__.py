@@ -42,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
         "cameras: a folder each, e.g. LABELS/front"
     )  # fmt: skip
     one.add_argument("--teacher", help="a model whose masks serve as ground truth")
+    truth.add_argument(
+        "--classes", type=cli.class_table, metavar="TABLE", help="class table of the labels: camvid, … or a YAML file "
+        "(default: what the bag says, else the model's own)"
+    )  # fmt: skip
     engine = parser.add_argument_group("engine, of all models")
     cli.add_engine_options(engine)
     engine.add_argument("--size", type=cli.size, help="WIDTHxHEIGHT the network sees (default: the model's own)")
@@ -57,11 +61,12 @@ def main() -> int:
     from transkd_ros.bags.storage import BagError
     from transkd_ros.evaluate.truth import TruthError
     from transkd_ros.model.bundle import BundleError
+    from transkd_ros.model.class_map import ClassTableError
     from transkd_ros.model.engines import RuntimeUnavailable
 
     try:
         return _evaluate(args)
-    except (BagError, BundleError, ImageFolderError, TruthError, RuntimeUnavailable) as error:
+    except (BagError, BundleError, ClassTableError, ImageFolderError, TruthError, RuntimeUnavailable) as error:
         raise cli.CommandError(str(error)) from error
 
 
@@ -76,13 +81,15 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     bundles = _named([load_bundle(find_model(model)) for model in args.model])
     teacher = load_bundle(find_model(args.teacher)) if args.teacher else None
-    _check_classes([*bundles.values(), *([teacher] if teacher else [])])
+    _check_classes(list(bundles.values()))
     code, damage = 0, None
     with ExitStack() as stack:
         bag = stack.enter_context(BagReader(args.bag))
-        views = bag_cameras.choose(bag, args.topic, args.ground_truth, args.labels)
+        views = bag_cameras.choose(bag, args.topic, args.ground_truth, args.labels, args.classes)
         truth = f"masks of {teacher.manifest.name}" if teacher else bag_cameras.describe(views)
         evaluation = Evaluation(f"Frames of {args.bag}", truth)
+        for remark in _remarks(bundles, teacher, views):
+            evaluation.note(remark)
         args.output.mkdir(parents=True, exist_ok=True)
         masks = stack.enter_context(MaskBag(args.output / "masks", len(bundles) > 1)) if args.write_bag else None
         try:
@@ -111,6 +118,19 @@ def _named(bundles: list[Bundle]) -> dict[str, Bundle]:
     return named
 
 
+def _remarks(bundles: dict[str, Bundle], teacher: Bundle | None, views: list[Camera]) -> list[str]:
+    """How the classes of the ground truth fit those of the models. Raises ClassTableError where they do not."""
+    from transkd_ros.evaluate import bag_cameras
+    from transkd_ros.model.class_map import class_map
+
+    name, bundle = next(iter(bundles.items()))  # all have the same classes
+    labels = bundle.manifest.labels
+    if not teacher:
+        return bag_cameras.matched(views, name, labels)
+    whose = f"the masks of {teacher.manifest.name}"
+    return [class_map(teacher.manifest.labels, labels, whose, name).remark(whose, name)]
+
+
 def _check_classes(bundles: list[Bundle]) -> None:
     first, *others = (bundle.manifest for bundle in bundles)
     for other in others:
@@ -136,7 +156,8 @@ def _run(
     run = ModelRun(name, bundle.manifest.labels, details_of(bundle, segmenter.runtime))
     evaluation.models.append(run)
     for camera in views:
-        run.scores[camera.name] = score = Score(run.labels)
+        classes = teacher.manifest.labels if teacher else camera.classes
+        run.scores[camera.name] = score = Score(run.labels, truth=classes)
         sink = masks.sink(name, camera.name, run.labels) if masks else None
         labels = nullcontext() if teaching else camera.open_truth()
         with labels as truth, _progress(f"{name} {camera.name}", camera.frames) as show:

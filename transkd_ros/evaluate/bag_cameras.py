@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from transkd_ros.bags.label_classes import read_classes
 from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.evaluate.truth import FolderTruth, TopicTruth, Truth, TruthError
+from transkd_ros.model.class_map import class_map
+from transkd_ros.model.labels import LabelTable
 
 GROUND_TRUTH = "ground_truth"
 
@@ -17,7 +20,8 @@ GROUND_TRUTH = "ground_truth"
 class Camera:
     """`frames` messages on `topic` of a bag; `name` is `/front` for `/front/image_raw/compressed`.
 
-    Its labels are on `label_topic`, or in `label_folder`, or there are none.
+    Its labels are on `label_topic`, or in `label_folder`, or there are none; their ids are of the table `classes`, or
+    it is not known of which.
     """
 
     bag: Path
@@ -26,24 +30,32 @@ class Camera:
     frames: int
     label_topic: str | None = None
     label_folder: Path | None = None
+    classes: LabelTable | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        return bool(self.label_topic or self.label_folder)
 
     @contextmanager
     def open_truth(self) -> Iterator[Truth | None]:
         """The labels from the first one on. Raises BagError, ImageFolderError, TruthError."""
         if self.label_topic:
             with BagReader(self.bag) as bag:  # one of its own: two who read through one may move each other's place
-                yield TopicTruth(bag, self.label_topic)
+                yield TopicTruth(bag, self.label_topic, self.classes)
         else:
-            yield FolderTruth(self.label_folder, self.frames) if self.label_folder else None
+            folder = self.label_folder
+            yield FolderTruth(folder, self.frames, self.classes) if folder else None
 
 
 def choose(
-    bag: BagReader, topics: list[str] | None, label_topic: str | None = None, label_folder: Path | None = None
-) -> list[Camera]:
+    bag: BagReader, topics: list[str] | None, label_topic: str | None = None, label_folder: Path | None = None,
+    classes: LabelTable | None = None,
+) -> list[Camera]:  # fmt: skip
     """The cameras on `topics`, by default all of the bag, with their labels.
 
     `label_topic` is a topic, or without a slash in front its name below each camera's; by default `ground_truth`, for
     the cameras that have it. `label_folder` is of one camera, or has a folder for each (`front` for `/front`).
+    `classes` is the labels' class table, by default what the bag says of its label topics.
     Raises BagError for a topic that the bag lacks, TruthError for labels that fit no camera.
     """
     for topic in topics or ():
@@ -54,9 +66,31 @@ def choose(
         images = ", ".join(bag.image_topics()) or "none"
         raise BagError(f"{bag.path}: no camera topic; its image topics: {images}")
     if label_folder:
-        return [replace(camera, label_folder=_folder_of(camera, label_folder, len(found))) for camera in found]
+        folders = (_folder_of(camera, label_folder, len(found)) for camera in found)
+        return [replace(camera, label_folder=f, classes=classes) for camera, f in zip(found, folders, strict=True)]
     label_topics = _labels(bag, found, label_topic)
-    return [replace(camera, label_topic=name) for camera, name in zip(found, label_topics, strict=True)]
+    return [
+        replace(camera, label_topic=name, classes=classes or (read_classes(bag, name) if name else None))
+        for camera, name in zip(found, label_topics, strict=True)
+    ]
+
+
+def matched(cameras: list[Camera], model: str, labels: LabelTable) -> list[str]:
+    """What a reader has to know of how the cameras' labels fit a model's classes: sentences, without repetition.
+
+    Raises ClassTableError where a camera's labels have no class in common with the model.
+    """
+    remarks = []
+    for camera in cameras:
+        whose = f"the labels of {camera.name}"
+        if camera.classes:
+            mapping = class_map(camera.classes, labels, whose, model)
+            remarks.append(mapping.remark(whose, model))
+        elif camera.has_labels:
+            remarks.append(
+                f"It is not said of which classes {whose} are: their ids were taken as those of {model} (--classes)."
+            )
+    return list(dict.fromkeys(remark for remark in remarks if remark))
 
 
 def camera_name(topic: str) -> str:
@@ -66,11 +100,7 @@ def camera_name(topic: str) -> str:
 
 def describe(cameras: list[Camera]) -> str:
     """Where the labels are, in words; "" if there are none."""
-    return ", ".join(str(camera.label_topic or camera.label_folder) for camera in cameras if _has_labels(camera))
-
-
-def _has_labels(camera: Camera) -> bool:
-    return bool(camera.label_topic or camera.label_folder)
+    return ", ".join(str(camera.label_topic or camera.label_folder) for camera in cameras if camera.has_labels)
 
 
 def _labels(bag: BagReader, cameras: list[Camera], name: str | None) -> list[str | None]:

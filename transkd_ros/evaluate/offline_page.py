@@ -68,7 +68,7 @@ def _classes(models: Sequence[ModelRun]) -> list[dict[str, Any]]:
     pixels = metrics[0].confusion.matrix.sum(axis=1)
     if not pixels.any():
         return []
-    scores = [(m.confusion.iou().tolist(), m.boundary.f1().tolist()) for m in metrics]
+    scores = [(m.iou().tolist(), m.boundary_f1().tolist()) for m in metrics]
     return [
         {
             "name": name,

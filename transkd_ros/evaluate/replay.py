@@ -24,6 +24,7 @@ from transkd_ros.evaluate.live_page import make_live_page
 from transkd_ros.evaluate.result import METRICS, ModelRun, details_of
 from transkd_ros.evaluate.scoring import Score
 from transkd_ros.model.bundle import Bundle, load_bundle
+from transkd_ros.model.labels import LabelTable
 from transkd_ros.resources import find_model
 
 OFFLINE = "offline"  # folder of the offline evaluation, below that of the live one
@@ -54,14 +55,18 @@ class Replay:
         return [(topic, played) for topic, played in pairs if topic != played]
 
 
-def plan(bag: Path, topics: Sequence[str] = (), label_topic: str = "", label_folder: str = "") -> Replay:
+def plan(
+    bag: Path, topics: Sequence[str] = (), label_topic: str = "", label_folder: str = "", classes: str = ""
+) -> Replay:
     """The replay of a bag's cameras, or of those on `topics`; the labels are chosen as `bag_cameras.choose` does.
 
-    Raises BagError, TruthError or ImageFolderError for a bag, topics or labels that cannot be used.
+    `classes` names the class table of the labels. Raises BagError, TruthError or ImageFolderError for a bag, topics or
+    labels that cannot be used, ValueError or OSError for a class table.
     """
+    table = LabelTable.load(classes) if classes else None
     with BagReader(bag) as reader:
         folder = Path(label_folder) if label_folder else None
-        chosen = bag_cameras.choose(reader, list(topics) or None, label_topic or None, folder)
+        chosen = bag_cameras.choose(reader, list(topics) or None, label_topic or None, folder, table)
         kinds = {camera.topic: reader.topics[camera.topic] for camera in chosen}
     names = [camera.name for camera in chosen]
     if len(set(kinds.values())) > 1 or len(set(names)) < len(names):
@@ -71,6 +76,7 @@ def plan(bag: Path, topics: Sequence[str] = (), label_topic: str = "", label_fol
             pass
     options = [word for topic in kinds for word in ("--topic", topic)]
     options += ["--ground-truth", label_topic] * bool(label_topic) + ["--labels", label_folder] * bool(label_folder)
+    options += ["--classes", classes] * bool(classes)
     return Replay(bag, chosen, COMPRESSED_IMAGE in kinds.values(), options)
 
 
@@ -121,10 +127,12 @@ def _scored(account: Account, bundle: Bundle) -> LiveEvaluation:
     )  # fmt: skip
     if account.interrupted:
         evaluation.partial = "Stopped before the end of the bag."
+    for remark in bag_cameras.matched(replay.cameras, manifest.name, manifest.labels):
+        evaluation.note(remark)
     live.take_latencies(run, account.recordings)
     try:
         for camera in replay.cameras:
-            run.scores[camera.name] = score = Score(run.labels)
+            run.scores[camera.name] = score = Score(run.labels, truth=camera.classes)
             with BagReader(replay.bag) as bag, camera.open_truth() as truth:
                 live.score(pipeline.shots(bag, camera.topic, truth), account.recordings[camera.name], score)
                 evaluation.note_unmatched(camera.name, score, truth)

@@ -14,6 +14,8 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from transkd_ros.evaluate.pipeline import Latencies
 from transkd_ros.evaluate.scoring import Metrics, Score
 from transkd_ros.evaluate.truth import Truth
@@ -40,7 +42,8 @@ class ModelRun:
     @property
     def metrics(self) -> Metrics:
         """Of all cameras together."""
-        return reduce(add, (score.metrics for score in self.scores.values()), Metrics(self.labels))
+        nothing = np.zeros(len(self.labels.names), bool)
+        return reduce(add, (score.metrics for score in self.scores.values()), Metrics(self.labels, nothing))
 
     @property
     def frames(self) -> int:
@@ -94,14 +97,18 @@ class Evaluation:
             },
         }
 
+    def note(self, text: str) -> None:
+        """Add a remark, once; "" is none."""
+        if text and text not in self.notes:
+            self.notes.append(text)
+
     def note_unmatched(self, camera: str, score: Score, truth: Truth | None) -> None:
         """Note labels of which not one has the stamp of a frame: a mistake that the numbers would not show."""
         if truth is None or not score.frames or score.metrics.labelled or score.problems:
             return
         stamp = "" if truth.first_stamp is None else f", the first label {truth.first_stamp}"
         note = f"No frame of {camera} has a label: its first frame is stamped {score.frames[0].stamp_ns}{stamp}."
-        if note not in self.notes:
-            self.notes.append(note)
+        self.note(note)
 
     def write(self, folder: Path, make_page: Callable[[Evaluation], str]) -> list[Path]:
         """Write metrics.json, then the page that `make_page` makes; their paths. Raises OSError."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from transkd_ros.evaluate.metrics import BoundaryF1, ConfusionMatrix, Flicker
 from transkd_ros.frames import Frame, resize_mask
+from transkd_ros.model.class_map import ClassMap
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.reports import html
 
@@ -60,16 +61,20 @@ class Picture:
 
 
 class Metrics:
-    """The counts that every score is computed from; those of several cameras can be added up."""
+    """The counts that every score is computed from; those of several cameras can be added up.
 
-    def __init__(self, labels: LabelTable) -> None:
+    `scored` are the classes that the labels may hold, (classes,) bool; the others have no scores and join no mean.
+    """
+
+    def __init__(self, labels: LabelTable, scored: NDArray[np.bool_] | None = None) -> None:
         self.labels = labels
+        self.scored = np.ones(len(labels.names), bool) if scored is None else scored
         self.confusion = ConfusionMatrix(len(labels.names), labels.ignore_id)
         self.boundary = BoundaryF1(len(labels.names), labels.ignore_id)
         self.flicker = Flicker(labels.ignore_id)
 
     def __add__(self, other: Metrics) -> Metrics:
-        total = Metrics(self.labels)
+        total = Metrics(self.labels, self.scored | other.scored)
         total.confusion = self.confusion + other.confusion
         total.boundary = self.boundary + other.boundary
         total.flicker = self.flicker + other.flicker
@@ -80,14 +85,26 @@ class Metrics:
         """Whether any pixel had a label."""
         return bool(self.confusion.matrix.any())
 
+    def iou(self) -> NDArray[np.float64]:
+        """(classes,) in [0, 1]; nan for a class that is not scored or does not occur."""
+        return np.where(self.scored, self.confusion.iou(), np.nan)
+
+    def boundary_f1(self) -> NDArray[np.float64]:
+        """(classes,) in [0, 1]; nan for a class that is not scored or has no boundary."""
+        return np.where(self.scored, self.boundary.f1(), np.nan)
+
+    def miou(self) -> float:
+        """Mean IoU of the scored classes that occur, in [0, 1]; nan before the first labelled pixel."""
+        return _mean(self.iou()) if self.labelled else float("nan")
+
     def to_json(self) -> dict[str, Any]:
         """Fractions of 1; None for what does not occur."""
-        classes = (self.confusion.iou(), self.boundary.f1(), self.boundary.precision(), self.boundary.recall())
+        classes = (self.iou(), self.boundary_f1(), self.boundary.precision(), self.boundary.recall())
         iou, f1, precision, recall = (self._by_class(values) for values in classes)
         return {
-            "miou": _known(self.confusion.miou()),
+            "miou": _known(self.miou()),
             "pixel_accuracy": _known(self.confusion.pixel_accuracy()),
-            "boundary_f1": _known(self.boundary.mean()),
+            "boundary_f1": _known(_mean(self.boundary_f1())),
             "flicker": {"share": _known(self.flicker.share()), "steady_share": _known(self.flicker.steady_share())},
             "iou": iou,
             "boundary": {"tolerance": self.boundary.tolerance, "f1": f1, "precision": precision, "recall": recall},
@@ -101,19 +118,19 @@ class Metrics:
 class Score:
     """The account of one camera: give it every mask in order, and say which frames got none.
 
+    `truth` is the class table of the labels where it is another than the model's; they are matched by name.
     `frames` are the scores one by one. `problems` counts by text what was wrong with labels and stamps, `skipped` by
     cause the frames without a mask. `worst` and `samples` are the pictures: lowest mIoU first, and spread over time.
     """
 
-    def __init__(self, labels: LabelTable, pictures: int = PICTURES) -> None:
+    def __init__(self, labels: LabelTable, pictures: int = PICTURES, truth: LabelTable | None = None) -> None:
         self.labels = labels
-        self.metrics = Metrics(labels)
+        self._truth = ClassMap(truth or labels, labels)
+        self.metrics = Metrics(labels, self._truth.scored)
         self.frames: list[FrameScore] = []
         self.problems: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
         self.unknown_ids: Counter[int] = Counter()  # pixels by id
-        self._known_ids = np.full(256, labels.ignore_id, np.uint8)
-        self._known_ids[: len(labels.names)] = np.arange(len(labels.names))
         self._pictures = pictures
         self._worst: list[Picture] = []
         self._samples: list[Picture] = []
@@ -144,7 +161,9 @@ class Score:
             of_frame.update(mask, truth)
             self.metrics.confusion += of_frame
             self.metrics.boundary.update(mask, truth)
-        score = FrameScore(stamp_ns, of_frame.miou(), of_frame.pixel_accuracy(), flicker)
+        iou = np.where(self.metrics.scored, of_frame.iou(), np.nan)
+        miou = _mean(iou) if of_frame.matrix.any() else np.nan
+        score = FrameScore(stamp_ns, miou, of_frame.pixel_accuracy(), flicker)
         if frame is not None:
             self._show(score, frame, mask, truth)
         self.frames.append(score)
@@ -172,12 +191,12 @@ class Score:
             sizes = (f"{width}x{height}" for height, width in (truth.shape, shape))
             self.problems["labels of another size: {} for frames of {}".format(*sizes)] += 1
             return None
-        known = cv2.LUT(truth, self._known_ids).astype(np.uint8, copy=False)
-        if (changed := known != truth).any():
-            ids, pixels = np.unique(truth[changed], return_counts=True)
+        unknown = cv2.LUT(truth, self._truth.undefined.view(np.uint8)).astype(bool, copy=False)
+        if unknown.any():
+            ids, pixels = np.unique(truth[unknown], return_counts=True)
             self.unknown_ids.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
             self.problems["labels with unknown ids"] += 1
-        return known
+        return self._truth(truth)
 
     def _show(self, score: FrameScore, frame: Frame, mask: Mask, truth: Mask | None) -> None:
         """Keep a picture if it is one of the worst, or an n-th frame, n growing."""
@@ -211,6 +230,12 @@ class Score:
         rgb = frame.rgb(size).copy()  # which may be the message itself
         small_truth = None if truth is None else resize_mask(truth, size)
         return Picture(score, self.labels, rgb, resize_mask(mask, size), small_truth)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Of those that are known; nan if none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _known(value: float) -> float | None:

@@ -18,9 +18,11 @@ from transkd_ros.bags.image_folder import ImageFolderError
 from transkd_ros.bags.messages import COMPRESSED_IMAGE, header_stamp
 from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.frames import FrameError, decode_image
+from transkd_ros.model.labels import LabelTable
 
 Mask = NDArray[np.uint8]
 
+_UNREADABLE = "labels that are neither an 8-bit image of class ids nor one of the class table's colours"
 _STAMP = re.compile(r"(?P<ns>\d{10,})|(?P<seconds>\d+)\.(?P<fraction>\d{1,9})")
 
 
@@ -51,11 +53,12 @@ class TopicTruth:
     another order, with gaps, or in a recording whose stamps start again. Of a stamp that comes twice it is the next.
     """
 
-    def __init__(self, bag: BagReader, topic: str) -> None:
-        """`bag` is read by nobody else."""
+    def __init__(self, bag: BagReader, topic: str, table: LabelTable | None = None) -> None:
+        """`bag` is read by nobody else; by the colours of `table` PNG images of colours are read."""
         self._bag = bag
+        self._table = table
         self._topic = topic
-        self._decode = _decode_png if bag.topics.get(topic) == COMPRESSED_IMAGE else _decode_mono8
+        self._is_png = bag.topics.get(topic) == COMPRESSED_IMAGE
         self._recorded: dict[int, list[int]] = {}  # ns by header stamp
         self._damage: BagError | None = None
         try:
@@ -77,7 +80,8 @@ class TopicTruth:
         if wanted <= self._last:
             self._labels = self._bag.frames(self._topic, start=wanted)
         self._last = wanted
-        return self._decode(next(m for time, m in self._labels if time == wanted and header_stamp(m) == stamp_ns))
+        message = next(m for time, m in self._labels if time == wanted and header_stamp(m) == stamp_ns)
+        return _decode_png(message, self._table) if self._is_png else _decode_mono8(message)
 
 
 class FolderTruth:
@@ -85,8 +89,12 @@ class FolderTruth:
     `1305031102.175304.png` in s), else in the order of their names, one for every frame.
     """
 
-    def __init__(self, folder: Path, frames: int) -> None:
-        """Raises ImageFolderError for a folder without images, TruthError for one of another number of them."""
+    def __init__(self, folder: Path, frames: int, table: LabelTable | None = None) -> None:
+        """By the colours of `table` images of colours are read.
+
+        Raises ImageFolderError for a folder without images, TruthError for one of another number of them.
+        """
+        self._table = table
         self._paths = image_folder.list_images(folder)
         self._by_stamp = self._stamped()
         self.first_stamp = min(self._by_stamp, default=None)
@@ -101,9 +109,9 @@ class FolderTruth:
         if path is None:
             return None
         try:
-            return image_folder.decode_label(path.read_bytes(), path.name)
+            return image_folder.decode_label(path.read_bytes(), path.name, self._table)
         except (OSError, ImageFolderError) as error:
-            raise LabelError("labels that are no 8-bit single-channel image") from error
+            raise LabelError(_UNREADABLE) from error
 
     def _stamped(self) -> dict[int, Path]:
         """{} unless every name is a stamp."""
@@ -125,11 +133,11 @@ def _decode_mono8(message: Any) -> Mask:
         raise LabelError(f"broken labels: {error.cause}") from error
 
 
-def _decode_png(message: Any) -> Mask:
+def _decode_png(message: Any, table: LabelTable | None) -> Mask:
     data = bytes(message.data)
     if not data.startswith(b"\x89PNG"):
         raise LabelError(f"labels of format {message.format[:40]}, which is not PNG")  # JPEG would blur the ids
     try:
-        return image_folder.decode_label(data, "label")
+        return image_folder.decode_label(data, "label", table)
     except ImageFolderError as error:
-        raise LabelError("labels that are no 8-bit single-channel image") from error
+        raise LabelError(_UNREADABLE) from error

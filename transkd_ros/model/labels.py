@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,26 @@ import yaml
 from transkd_ros.resources import labels_file
 
 Color = tuple[int, int, int]  # RGB, 0 to 255 each
+IGNORE = "ignore"
+"""What a table's `merge` calls having no class."""
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Class `i` is `names[i]`, drawn in `colors[i]` (RGB). Masks are uint8; `ignore_id` means no class."""
+    """Class `i` is `names[i]`, drawn in `colors[i]` (RGB). Masks are uint8; `ignore_id` means no class.
+
+    `merge` says which class takes what annotators call otherwise: {"truck": "vehicle"}, or IGNORE for none. It is for
+    reading annotations; a model knows its own classes only.
+    """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
     ignore_id: int = 255
+    merge: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str]) -> LabelTable:
-        """A shipped table by name ("camvid"), or a YAML file: `ignore_id`, `classes: [{id, name, color}]`.
+        """A shipped table by name ("camvid"), or a YAML file: `ignore_id`, `classes: [{id, name, color}]`, `merge`.
 
         Raises FileNotFoundError for an unknown name or path, ValueError that names the file for a bad table.
         """
@@ -38,12 +45,14 @@ class LabelTable:
             table = yaml.safe_load(path.read_text(encoding="utf-8"))
             if not isinstance(table, dict) or not isinstance(table.get("classes"), list):
                 raise ValueError("it needs a list 'classes'")
-            return cls.from_json(table["classes"], table.get("ignore_id", 255))
+            return cls.from_json(table["classes"], table.get("ignore_id", 255), table.get("merge"))
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"label table {path}: {error}") from error
 
     @classmethod
-    def from_json(cls, classes: Sequence[Mapping[str, Any]], ignore_id: int = 255) -> LabelTable:
+    def from_json(
+        cls, classes: Sequence[Mapping[str, Any]], ignore_id: int = 255, merge: Mapping[str, str] | None = None
+    ) -> LabelTable:
         """The table of `[{"id": 0, "name": str, "color": [r, g, b]}, …]`, ids ascending from 0.
 
         Raises ValueError that names a bad entry.
@@ -57,8 +66,9 @@ class LabelTable:
         names = tuple(entry["name"] for entry in classes)
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"several classes are called {', '.join(repeated)}")
+        _check_merge(merge or {}, names)
         red_green_blue = (entry["color"] for entry in classes)
-        return cls(names, tuple((r, g, b) for r, g, b in red_green_blue), ignore_id)
+        return cls(names, tuple((r, g, b) for r, g, b in red_green_blue), ignore_id, merge or {})
 
     def to_json(self) -> list[dict[str, Any]]:
         """What from_json() takes."""
@@ -76,6 +86,20 @@ class LabelTable:
         """The (H, W) uint8 mask as (H, W, 3) uint8 RGB."""
         # The same as palette[mask], but faster.
         return cv2.LUT(cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB), self.palette[np.newaxis])
+
+    def mask_of_colors(self, rgb: np.ndarray) -> tuple[np.ndarray, list[Color]]:
+        """The mask (H, W) uint8 that `colorize` drew as `rgb` (H, W, 3) uint8, and the colours of no class in it.
+
+        Those, and black where no class is black, become `ignore_id`. Of two classes of one colour it is the first.
+        """
+        ids = {(0, 0, 0): self.ignore_id} | {c: i for i, c in reversed(list(enumerate(self.colors)))}
+        known = np.array(sorted((_packed(np.array(color)), i) for color, i in ids.items()))
+        pixels = _packed(rgb)
+        place = np.searchsorted(known[:, 0], pixels).clip(max=len(known) - 1)
+        is_known = known[place, 0] == pixels
+        mask = np.where(is_known, known[place, 1], self.ignore_id).astype(np.uint8)
+        foreign = np.unique(pixels[~is_known]).tolist()
+        return mask, [(color >> 16, color >> 8 & 255, color & 255) for color in foreign]
 
     def overlay(
         self, rgb: np.ndarray, mask: np.ndarray, alpha: float = 0.5, legend: bool = False
@@ -112,7 +136,28 @@ class LabelTable:
             )
 
 
+def _packed(rgb: np.ndarray) -> np.ndarray:
+    """(…, 3) colours as (…) int32 numbers 0xRRGGBB."""
+    red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def _check_merge(merge: Any, names: tuple[str, ...]) -> None:
+    if not isinstance(merge, Mapping) or not all(isinstance(n, str) for pair in merge.items() for n in pair):
+        raise ValueError(f"merge is {merge!r}; it must be names of annotated classes and of the classes they become")
+    for name, target in merge.items():
+        if name in names:
+            raise ValueError(f"merge makes {name} into {target}, but {name} is a class of the table itself")
+        if target not in (*names, IGNORE):
+            raise ValueError(f"merge makes {name} into {target}, which is no class; there are {', '.join(names)}")
+
+
 def _check_class(entry: Any, i: int) -> None:
+    if i == 0 and isinstance(entry, Mapping) and entry.get("id") == 1:
+        raise ValueError(
+            "the first class has id 1; ids count from 0. Where label images have 0 for no class, make that one too, "
+            "or convert them: python -m training.data.convert masks --ids 0=ignore 1=NAME …"
+        )
     if not isinstance(entry, Mapping) or entry.get("id") != i:
         raise ValueError(f"entry {i} of the classes is {entry!r}; it must be an object with id {i}")
     if not isinstance(entry.get("name"), str) or not entry["name"]:

@@ -17,7 +17,7 @@ from typing import Any
 from rclpy import clock
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import SetBool
@@ -98,10 +98,14 @@ class BagPlayer(Node):
         self._bag.messages(topics)  # names what the bag has instead of a missing one
         reliability = ReliabilityPolicy[self._settings.qos_reliability.upper()]
         qos = QoSProfile(depth=self._settings.qos_depth, reliability=reliability)
+        latched = QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+        )
         publishers = {}
         for topic in topics:
             try:
-                publishers[topic] = self.create_publisher(message_class(types[topic]), topic, qos)
+                profile = latched if topic in self._bag.latched_topics else qos
+                publishers[topic] = self.create_publisher(message_class(types[topic]), topic, profile)
             except (ImportError, AttributeError) as error:
                 self.get_logger().warning(f"not played: {topic}, its type {types[topic]} is not installed ({error})")
         if not publishers:

@@ -83,7 +83,7 @@ class ComparisonNode(Node):
         self._folder = Path(settings.output).absolute() if settings.output else None
         if self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
-        self._cameras = [_Camera(self, name, settings, self._subject.labels) for name in settings.cameras]
+        self._cameras = [_Camera(self, name, settings, self._subject) for name in settings.cameras]
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Steady, not the node's clock: simulated time stands still until a simulator runs.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -119,9 +119,11 @@ class ComparisonNode(Node):
 class _Camera:
     """One camera: its topics, and the view that its masks add up to."""
 
-    def __init__(self, node: Node, name: str, settings: SimpleNamespace, labels: LabelTable) -> None:
+    def __init__(self, node: Node, name: str, settings: SimpleNamespace, subject: Subject) -> None:
         self.name = name
-        self.view = View(Comparison(labels, settings.window, settings.most_waiting))
+        self.view = View(
+            Comparison(subject.labels, settings.window, settings.most_waiting, subject.student_labels)
+        )
         self._node = node
         self._problems = 0  # that have been reported
         self._heard = dict.fromkeys((*SIDES, "pair"), time.monotonic())
@@ -260,7 +262,7 @@ def _subject(settings: SimpleNamespace) -> Subject:
         if settings.labels:
             return Subject(*models, LabelTable.load(settings.labels))
         teacher, student = (load_bundle(find_model(model), verify=False).manifest for model in models)
-        return Subject(teacher.name, student.name, common_labels(teacher, student))
+        return Subject(teacher.name, student.name, common_labels(teacher, student), student.labels)
     except ValueError as error:  # BundleError, ClassTableError, and a bad label table
         raise CommandError(str(error)) from error
 

@@ -23,7 +23,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from transkd_ros.bags.messages import COMPRESSED_IMAGE, IMAGE, deserialize, header_stamp
 from transkd_ros.cli import CommandError, one_line
-from transkd_ros.evaluate.bag_cameras import Camera
+from transkd_ros.evaluate.bag_cameras import Camera, matched
 from transkd_ros.evaluate.live import Recording, read_offline
 from transkd_ros.evaluate.replay import RUN, Account, Replay, conclude, plan
 from transkd_ros.evaluate.result import METRICS, REPORT
@@ -44,6 +44,7 @@ OPTIONS = (
     Option("topics", [""], "Image topics of the bag; [''] is every camera.", START),
     Option("ground_truth", "", "Label topic, or its name below each camera; '': ground_truth if there is one.", START),
     Option("labels", "", "Folder of label images instead, named by stamp (ns) or else in order.", START),
+    Option("classes", "", "Class table of the labels, a name or a file; '': what the bag says, or the model's.", START),
     Option("model", DEFAULT_MODEL, "What the segmentation node runs: a shipped model, or the path of a bundle.", START),
     Option("node", "segmentation_node", "Name of the segmentation node in its diagnostics.", START),
     Option("offline", "", "To compare with: a metrics.json, or run for an offline evaluation afterwards.", START),
@@ -166,7 +167,9 @@ def _plan(settings: SimpleNamespace) -> Replay:
     if settings.offline not in ("", RUN):
         read_offline(Path(settings.offline), bundle.manifest.name)
     topics = [topic for topic in settings.topics if topic]
-    return plan(Path(settings.bag), topics, settings.ground_truth, settings.labels)
+    replay = plan(Path(settings.bag), topics, settings.ground_truth, settings.labels, settings.classes)
+    matched(replay.cameras, bundle.manifest.name, bundle.manifest.labels)  # refuses labels of other classes
+    return replay
 
 
 def main(args: list[str] | None = None) -> int:
