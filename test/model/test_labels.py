@@ -69,6 +69,43 @@ def test_bad_class_is_named(change, complaint):
         LabelTable.from_json([CLASSES[0], CLASSES[1] | change])
 
 
+def test_a_table_that_counts_from_1_is_told_what_to_do():
+    with pytest.raises(ValueError, match=r"first class has id 1; ids count from 0.*--ids 0=ignore 1=NAME"):
+        LabelTable.from_json([CLASSES[1], CLASSES[0] | {"id": 2}])
+
+
+def test_merge_names_classes_of_the_table_or_ignore(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("classes: [{id: 0, name: road, color: [1, 2, 3]}]\nmerge: {lane: road, sky: ignore}\n")
+    table = LabelTable.load(path)
+    assert table.merge == {"lane": "road", "sky": "ignore"}
+    assert table == LabelTable(("road",), ((1, 2, 3),))  # a model knows its classes only
+
+
+@pytest.mark.parametrize(
+    ("merge", "complaint"),
+    [
+        (["a"], "merge is"),
+        ({"a": 1}, "merge is"),
+        ({"a": "cat"}, "a into cat, which is no class; there are road, sky"),
+        ({"sky": "road"}, "sky is a class of the table itself"),
+    ],
+)
+def test_a_bad_merge_is_named(merge, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        LabelTable.from_json(CLASSES, merge=merge)
+
+
+def test_masks_are_read_back_from_their_colours():
+    table = LabelTable.load("voc")  # whose background is black
+    mask = np.arange(21, dtype=np.uint8).reshape(3, 7)
+    read, foreign = table.mask_of_colors(table.colorize(mask))
+    assert np.array_equal(read, mask) and not foreign
+    rgb = np.array([[[0, 0, 0], [70, 130, 180], [9, 8, 7]]], np.uint8)
+    read, foreign = LabelTable.from_json(CLASSES).mask_of_colors(rgb)
+    assert read.tolist() == [[255, 1, 255]] and foreign == [(9, 8, 7)]
+
+
 @pytest.mark.parametrize("ignore_id", [1, 256, -1, "255", None])
 def test_ignore_id_is_no_class_and_fits_a_byte(ignore_id):
     with pytest.raises(ValueError, match="ignore_id"):
