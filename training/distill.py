@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -133,6 +134,7 @@ def fit(command: DistillCLI) -> None:
 
 def command_of(args: list[str] | None, kind: type[DistillCLI] = DistillCLI) -> DistillCLI:
     """The command that `args` (None: those of this process) make: recipe and overrides read, everything built."""
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # we mean it
     return kind(
         SegmentationModule,
         L.LightningDataModule,
