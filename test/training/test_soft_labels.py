@@ -15,7 +15,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from training import annotate as command
-from training.annotate import Committee, annotate
+from training.annotate import annotate
+from training.committee import Committee, scores
 from training.data.camvid import CamVid
 from training.data.samples import IGNORE
 from training.data.transforms import _positions, soft_labels_at
@@ -85,6 +86,16 @@ def test_members_of_other_classes_and_unknown_weights_are_refused(member, random
     other.labels = LabelTable(("a", *TABLE.names[1:]), TABLE.colors)
     with pytest.raises(SoftLabelError, match="other classes"):
         Committee([member, other], (64, 96))
+
+
+def test_members_and_committee_are_scored_against_the_labels(data, member):
+    found = scores(Committee([member], (64, 96)), data.val_set, lambda: None)
+    assert set(found) == {"committee", member.source}
+    image, labels = data.val_set[0]
+    one = scores(Committee([member], (64, 96)), [(image, labels)], lambda: None)["committee"]
+    mask = Committee([member], (64, 96))(image, labels.shape).argmax(0)
+    right = ((mask == 3) & (labels == 3)).sum() / (((mask == 3) & (labels != IGNORE)) | (labels == 3)).sum()
+    assert one["iou"]["road"] == pytest.approx(right)
 
 
 # ---- the store
