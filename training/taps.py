@@ -1,10 +1,13 @@
 """What a distiller may look at while a network runs: logits, stage maps, patch embeddings.
 
-Networks stay unmodified: forward hooks look at them for one call and are gone when it ends, whatever happens.
+Networks stay unmodified. A network is run part by part (encoder, decoder, head), so that its maps are there to be kept
+and each part may be compiled; forward hooks look at patch embeddings alone, for one call, and are gone when it ends,
+whatever happens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,26 +60,52 @@ def widths(network: nn.Module) -> Widths:
 def run_tapped(network: nn.Module, image: Tensor) -> Taps:
     """Run a network on normalised images (B, 3, H, W) float and keep what a distiller may look at.
 
-    Works inside DistributedDataParallel (which wraps the module that owns the network). Raises TapError for a network
-    that torch.compile has wrapped, or its encoder: the graph is fixed before hooks exist. Compile blocks of it instead.
+    Works inside DistributedDataParallel (which wraps the module that owns the network), and with a network of
+    `compile_parts`. Raises TapError where torch.compile has wrapped more than that: a graph that is fixed has no hooks.
     """
-    seen: dict[Any, Any] = {}
-    encoder: Any = network.encoder
-    embeddings = _patch_embeddings(encoder)
-    if any(_is_compiled(module) for module in (network, encoder, *embeddings)):
-        raise TapError("a network wrapped by torch.compile cannot be tapped: its graph has no hooks; leave it eager")
+    parts: Any = network
+    embeddings = _patch_embeddings(parts.encoder)
+    if _is_compiled(network) or any(_is_compiled(module) for module in _around(embeddings, parts.encoder)):
+        raise TapError("a network wrapped by torch.compile cannot be tapped: its graph has no hooks; set model.compile")
+    seen: dict[nn.Module, Tensor] = {}
 
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
         seen[module] = output
 
-    handles = [module.register_forward_hook(keep) for module in (encoder, *embeddings)]
+    parts.check_input_shape(image)
+    handles = [module.register_forward_hook(keep) for module in embeddings]
     try:
-        logits = network(image)
+        features = parts.encoder(image)
     finally:
         for handle in handles:
             handle.remove()
-    maps = [stage for stage in seen[encoder][1:] if stage.shape[1]]
+    logits = parts.segmentation_head(parts.decoder(features))
+    maps = [stage for stage in features[1:] if stage.shape[1]]
     return Taps(logits, image, tuple(maps[-STAGES:]), tuple(_tokens(module, seen[module]) for module in embeddings))
+
+
+def compile_parts(network: nn.Module, **options: Any) -> None:
+    """Compile a network in place, as far as it can still be tapped: decoder, head, and of the encoder all but patch
+    embeddings and what contains them. `options` are those of torch.compile. State dicts keep their names.
+    """
+    parts: Any = network
+    around = _around(_patch_embeddings(parts.encoder), parts.encoder)
+    for module in (*_largest_without(around, parts.encoder), parts.decoder, parts.segmentation_head):
+        module.compile(**options)
+
+
+def _largest_without(around: set[nn.Module], module: nn.Module) -> Iterator[nn.Module]:
+    """The largest modules in `module` that are not of `around` and are called: a list of modules never is."""
+    if module not in around and not isinstance(module, nn.ModuleList):
+        yield module
+    elif not isinstance(module, (MixPatchEmbed, PyramidPatchEmbed)):
+        for child in module.children():
+            yield from _largest_without(around, child)
+
+
+def _around(embeddings: list[nn.Module], encoder: nn.Module) -> set[nn.Module]:
+    """The patch embeddings and every module of the encoder that contains one."""
+    return {module for module in encoder.modules() if any(it in embeddings for it in module.modules())}
 
 
 def _is_compiled(module: nn.Module) -> bool:

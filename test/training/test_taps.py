@@ -8,7 +8,7 @@ pytest.importorskip("segmentation_models_pytorch")
 from torch import nn  # noqa: E402
 
 from training.networks import NetworkSpec, build_network  # noqa: E402
-from training.taps import TapError, Widths, run_tapped, to_map, widths  # noqa: E402
+from training.taps import TapError, Widths, compile_parts, run_tapped, to_map, widths  # noqa: E402
 
 pytestmark = pytest.mark.training
 
@@ -119,6 +119,28 @@ def test_gradients_flow_from_the_patches_to_the_embeddings(student):
         gradient = student.encoder.get_submodule(f"patch_embed{stage}").proj.weight.grad
         assert gradient.abs().sum() > 0, stage
     student.zero_grad()
+
+
+@pytest.mark.parametrize("spec", [NetworkSpec("segformer", "mit_b0", 11), CNN], ids=["transformer", "cnn"])
+def test_a_network_compiled_in_its_parts_shows_the_same(spec):
+    graphs = []
+
+    def backend(graph, inputs):  # runs it as it is: what matters here is what is captured
+        graphs.append(graph)
+        return graph.forward
+
+    network, batch = build_network(spec).eval(), images()
+    names = list(network.state_dict())
+    with torch.no_grad():
+        expected = run_tapped(network, batch)
+        compile_parts(network, backend=backend)
+        taps = run_tapped(network, batch)
+    assert len(graphs) >= 3  # encoder, decoder, head
+    assert list(network.state_dict()) == names
+    assert torch.allclose(taps.logits, expected.logits, atol=1e-5)
+    assert len(taps.patches) == len(expected.patches)
+    for own, other in zip((*taps.stages, *taps.patches), (*expected.stages, *expected.patches), strict=True):
+        assert torch.allclose(own, other, atol=1e-5)
 
 
 def test_a_compiled_network_is_refused(student):
