@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
 from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
-from timm.models import get_pretrained_cfg
+from timm.models import get_pretrained_cfg, is_model, list_models
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.fronts import group_front
 from training.pretrained import NetworkError, load_packaged_weights
+from transkd_ros.cli import one_line
 
 SIZE_DIVISOR = 32
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -132,13 +134,26 @@ def build_network(spec: NetworkSpec, encoder_weights: str | None = None) -> nn.M
             **options,
         )
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]  # the library goes on to list every encoder it knows
-        raise NetworkError(f"no network {spec}: {reason}") from error
+        raise NetworkError(f"no network {spec}: {_unknown(spec) or one_line(error)}") from error
     if packaged:
         load_packaged_weights(network.encoder, spec.encoder)
     if spec.front_groups > 1:
         group_front(network.encoder, spec.front_groups)
     return commuted(network)
+
+
+def _unknown(spec: NetworkSpec) -> str | None:
+    """Which name of a network nobody knows, and the names that are closest to it; None where all are known."""
+    known = {
+        "architecture": (spec.architecture, smp.MODEL_ARCHITECTURES_MAPPING),
+        "encoder": (spec.encoder, [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in list_models())]),
+    }
+    for kind, (name, names) in known.items():
+        if name not in names and not (kind == "encoder" and is_model(name.removeprefix("tu-")) and name[:3] == "tu-"):
+            close = get_close_matches(name, names, 5, cutoff=0.5)
+            listed = f"; the closest: {', '.join(close)}" if close else ""
+            return f"model.{kind} {name} is unknown{listed}"
+    return None
 
 
 def commuted(network: nn.Module) -> nn.Module:

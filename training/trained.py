@@ -15,6 +15,7 @@ from training.networks import NetworkSpec, build_network
 from transkd_ros.cli import one_line
 from transkd_ros.model.bundle import load_bundle
 from transkd_ros.model.labels import LabelTable
+from transkd_ros.resources import share_directory
 
 
 class TrainedError(ValueError):
@@ -35,15 +36,26 @@ class Trained:
 def opened_checkpoint(path: Path) -> Iterator[dict[str, Any]]:
     """The content of a Lightning checkpoint of `training.module`, read without unpickling code.
 
-    Raises OSError where there is no file, TrainedError for one that is no such checkpoint, and for whatever the block
-    finds wrong with it: of another project, or of another architecture.
+    Raises OSError where a file cannot be read, TrainedError where there is none, for one that is no such checkpoint,
+    and for whatever the block finds wrong with it: of another project, or of another architecture.
     """
+    if not path.exists():
+        raise TrainedError(f"{path}: no such checkpoint{_how_to_make(path)}")
     try:
         yield torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, TrainedError):
         raise
     except Exception as error:
         raise TrainedError(f"{path} is not a checkpoint of training/distill.py: {one_line(error)[:300]}") from error
+
+
+def _how_to_make(path: Path) -> str:
+    """The command that trains runs/NAME/checkpoints/…, where a recipe of that name ships; else nothing."""
+    recipe = share_directory() / "config" / "recipes" / f"{path.parent.parent.name}.yaml"
+    if not recipe.is_file():
+        return ""
+    shown = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
+    return f"; train it first: python training/distill.py --config {shown}"
 
 
 def read_checkpoint(path: Path) -> Trained:
