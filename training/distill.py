@@ -1,29 +1,45 @@
-"""Train a student by a recipe: `python training/distill.py --config config/recipes/camvid_student.yaml`.
+"""Train a network by a recipe: `python training/distill.py --config config/recipes/camvid_student.yaml`.
 
 Everything of a recipe can be overridden on the command line (`--trainer.max_epochs 2`); `--print_config` shows the
-whole; `--ckpt_path runs/NAME/checkpoints/last.ckpt` goes on with an interrupted run exactly where it was.
+whole; `--ckpt_path runs/NAME/checkpoints/last.ckpt` goes on with an interrupted run exactly where it was. A folder that
+holds a run is not written into unless it is that run which goes on, or `--overwrite` is given.
 """
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 if __name__ == "__main__":  # run as a script: this folder is not the package's parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds; see `cli.run`
+    from training.requirements import require
+
+    require()
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from training.callbacks import CostTable, RunRecord, SampleOverlays
+from training.callbacks import (
+    CostTable,
+    GradientLog,
+    Pictures,
+    Progress,
+    RunFolder,
+    RunRecord,
+    TeacherScore,
+    ValidationScores,
+)
+from training.callbacks.folder import CHECKPOINTS, CONFIG, LAST, check_free
 from training.class_maps import ClassMapError
+from training.command_line import NO_RECIPE, RecipeParser
 from training.data.base import SegmentationData
 from training.distillers import DistillerError
 from training.module import ClassTableError, LossError, SegmentationModule
@@ -51,23 +67,20 @@ OUT_OF_MEMORY = (
     "out of memory: lower data.init_args.batch_size (and raise trainer.accumulate_grad_batches by as much, for as many "
     "images a step) or data.init_args.crop"
 )
-
-
-class RecipeParser(LightningArgumentParser):
-    """Ends with one line for a recipe or an option that it cannot read, instead of every option there is."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise cli.CommandError(" ".join(message.split())[:600]) from ex
+GRADIENTS = "gradient_log"
 
 
 class DistillCLI(LightningCLI):
     """LightningCLI without subcommands: a recipe, overrides, and a checkpoint to go on from.
 
     A run's folder is `trainer.default_root_dir`: TensorBoard log, config.yaml, and best and last in `checkpoints/`.
+    Loggers of `trainer.logger` come beside TensorBoard, with their files in the same folder.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to resume from")
+        parser.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
+        parser.add_lightning_class_args(GradientLog, GRADIENTS)
         parser.set_defaults(
             {
                 "trainer.default_root_dir": "runs/unnamed",
@@ -78,18 +91,55 @@ class DistillCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        return Path(self.config.trainer.default_root_dir)
+
+    def before_instantiate_classes(self) -> None:
+        """Let the recipe's loggers write into the run's folder, and call the run by the folder's name."""
+        given = self.config.trainer.logger
+        for logger in given if isinstance(given, list) else [given]:
+            options = getattr(logger, "init_args", {})
+            if "save_dir" in options:
+                options["save_dir"] = str(self.folder)
+            for name in ("name", "run_name"):
+                if name in options and options[name] is None:
+                    options[name] = self.folder.name
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        run = Path(self.config_init.trainer.default_root_dir)
-        if self.config_init.trainer.logger is None:
-            kwargs["logger"] = TensorBoardLogger(run, name="", version="")
-        costs = CostTable()
-        callbacks: list[Callback] = [RichProgressBar(), LearningRateMonitor("step")]
-        callbacks += [SampleOverlays(), RunRecord(costs), costs]
-        if not self.config_init.trainer.fast_dev_run:  # which leaves nothing behind
+        dry = self.config.trainer.fast_dev_run  # leaves nothing behind
+        loggers = self._loggers()
+        costs, teacher = CostTable(), TeacherScore()
+        record = RunRecord(costs, teacher, self.config_init[GRADIENTS])
+        callbacks: list[Callback] = [Progress(), ValidationScores(), teacher, Pictures(), record, costs]
+        if loggers:
+            callbacks.append(LearningRateMonitor("step"))
+        if not dry:
+            kwargs["logger"] = False  # RunFolder opens them, when everything has been checked
             best: Any = {"filename": "best", "monitor": "val_miou", "mode": "max"}
-            callbacks.append(ModelCheckpoint(run / "checkpoints", **best, save_last=True, enable_version_counter=False))
+            callbacks += [
+                RunFolder(self.folder, self._recipe(), loggers, self.config.overwrite),
+                ModelCheckpoint(self.folder / CHECKPOINTS, **best, save_last=True, enable_version_counter=False),
+            ]
         self.trainer_defaults["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self) -> list[Logger]:
+        """Those of the recipe and TensorBoard's, unless the recipe has one of its own or wants none (false)."""
+        given = self.config_init.trainer.logger
+        if given is False:
+            return []
+        loggers = given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+        if any(isinstance(logger, TensorBoardLogger) for logger in loggers):
+            return loggers
+        return [TensorBoardLogger(self.folder, name="", version="", default_hp_metric=False), *loggers]
+
+    def _recipe(self) -> str:
+        """The whole of the run as YAML, without what was only for this call."""
+        config = self.config.clone()
+        config.overwrite, config.ckpt_path = False, None
+        return self.parser.dump(config, skip_none=False)
 
 
 class _ReadOnly(DistillCLI):
@@ -102,11 +152,14 @@ class _ReadOnly(DistillCLI):
         pass
 
 
-def check_resumable(path: str, module: SegmentationModule) -> None:
-    """Raise TrainedError for a checkpoint that is not one of this recipe's networks, OSError where there is none."""
+def check_resumable(path: str, module: SegmentationModule, trainer: L.Trainer) -> None:
+    """Raise TrainedError for a checkpoint that is not one of this recipe's networks or of another way to train it,
+    OSError where there is none."""
     expected = module.state_dict()
+    averaging = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     with opened_checkpoint(Path(path)) as checkpoint:
-        weights = checkpoint["state_dict"]
+        weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
+        averaged = "current_model_state" in checkpoint
         different = [
             name
             for name in {**expected, **weights}
@@ -114,16 +167,25 @@ def check_resumable(path: str, module: SegmentationModule) -> None:
         ]
     if different:
         raise TrainedError(f"{path} is a checkpoint of another recipe: {different[0]} differs from this network's")
+    if averaged != averaging:
+        has, lacks = ("that run", "this recipe") if averaged else ("this recipe", "that run")
+        raise TrainedError(
+            f"{path} is a checkpoint of another recipe: {has} has a weight average in trainer.callbacks, {lacks} none"
+        )
+    if settings.get("decay_norms", True) != module.hparams["decay_norms"]:  # older runs decayed everything
+        raise TrainedError(
+            f"{path} is of a run whose weight decay {'spared' if module.hparams['decay_norms'] else 'took in'} norms "
+            f"and biases: go on with --model.decay_norms {str(not module.hparams['decay_norms']).lower()}"
+        )
 
 
 def fit(command: DistillCLI) -> None:
     """Train; what a user can do something about ends in one line."""
     try:
-        command.trainer.fit(
-            command.model, command.datamodule, ckpt_path=command.config.ckpt_path, weights_only=True
-        )
+        command.trainer.fit(command.model, command.datamodule, ckpt_path=command.config.ckpt_path, weights_only=True)
     except SystemExit:  # Lightning's, after an orderly end
         if command.trainer.interrupted:
+            _say_how_to_go_on(command)
             raise KeyboardInterrupt from None
         raise
     except RuntimeError as error:  # torch.OutOfMemoryError on a GPU; on a CPU a RuntimeError that says so
@@ -132,19 +194,26 @@ def fit(command: DistillCLI) -> None:
         raise
 
 
+def _say_how_to_go_on(command: DistillCLI) -> None:
+    last, config = command.folder / CHECKPOINTS / LAST, command.folder / CONFIG
+    if command.trainer.is_global_zero and not command.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        go_on = f"go on with: python training/distill.py --config {config} --ckpt_path {last}"
+        print("interrupted;", go_on if last.exists() else "there is no checkpoint yet to go on from", file=sys.stderr)
+
+
 def command_of(args: list[str] | None, kind: type[DistillCLI] = DistillCLI) -> DistillCLI:
     """The command that `args` (None: those of this process) make: recipe and overrides read, everything built."""
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # we mean it
     return kind(
         SegmentationModule,
-        L.LightningDataModule,
+        SegmentationData,
         subclass_mode_data=True,
         seed_everything_default=1,
         run=False,
         auto_configure_optimizers=False,
         parser_class=RecipeParser,
         args=args,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=None,  # RunFolder writes it
     )
 
 
@@ -163,12 +232,28 @@ def data_of(args: list[str]) -> SegmentationData:
     return getattr(import_module(module), name)(**data.init_args.as_dict())
 
 
+def quiet() -> None:
+    """Leave out what libraries say about themselves: advertisements, deprecations, devices that nobody asked for."""
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.filterwarnings("ignore", category=category)
+    for text in (r"The '\w+' does not have many workers", "Checkpoint directory"):  # a recipe says how many; check_free
+        warnings.filterwarnings("ignore", text)
+
+
 def main(args: list[str] | None = None) -> None:
+    if not (sys.argv[1:] if args is None else args):
+        raise cli.CommandError(NO_RECIPE)
     command = command_of(args)
-    if command.config.ckpt_path:
-        check_resumable(command.config.ckpt_path, command.model)
+    checkpoint = command.config.ckpt_path
+    if checkpoint:
+        check_resumable(checkpoint, command.model, command.trainer)
+    if not command.config.trainer.fast_dev_run:
+        check_free(command.folder, checkpoint, command.config.overwrite)
     fit(command)
 
 
 if __name__ == "__main__":
+    quiet()
     cli.run(main, *BAD_INPUT)

@@ -1,4 +1,7 @@
-"""The training loop's view of a student: losses, optimiser, schedule and validation mIoU, whatever the method."""
+"""The training loop's view of a network: losses, optimiser, schedule and validation mIoU, whatever the method.
+
+What a run measures, shows and leaves behind beside that lives in `training.callbacks`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import CatMetric, MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from training.data.samples import IGNORE
@@ -20,12 +22,13 @@ from training.distillers import Distiller, DistillerError
 from training.distillers.base import Phase, Preparation, check_fit
 from training.networks import NetworkSpec, Normalise, build_network
 from training.soft_labels import StoredTeacher
-from training.taps import Widths, run_tapped, widths
+from training.taps import Widths, compile_parts, run_tapped, widths
 from training.teachers import Teacher, TeacherSource, load_teacher
 from transkd_ros.model.labels import LabelTable
 
 MOMENTUM = 0.9
-HIGH_CONFIDENCE = 0.9
+RANK_STRIDE = 0x9E3779B1
+"""What sets the seeds of two processes apart: of 32 bits, because the CPU's generator takes no more of a seed."""
 
 
 class LossError(ArithmeticError):
@@ -57,9 +60,11 @@ class SegmentationModule(L.LightningModule):
         lr: peak learning rate.
         encoder_lr_scale: slows an encoder that starts from published weights.
         weight_decay: the optimiser's.
+        decay_norms: whether it also pulls at norms, biases and what else has one dimension, such as layer scales.
         optimiser: adamw, or sgd with a momentum of 0.9.
         warmup_steps: steps of linear warm-up.
         power: of the polynomial decay; 1 is linear.
+        compile: by torch.compile, from the first step on: quicker on a GPU, slower on a CPU.
         seed: the run's (linked to seed_everything).
     """
 
@@ -80,9 +85,11 @@ class SegmentationModule(L.LightningModule):
         lr: float = 1e-3,
         encoder_lr_scale: float = 1.0,
         weight_decay: float = 0.01,
+        decay_norms: bool = False,
         optimiser: Literal["adamw", "sgd"] = "adamw",
         warmup_steps: int = 100,
         power: float = 0.9,
+        compile: bool = False,
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -93,8 +100,6 @@ class SegmentationModule(L.LightningModule):
         self.network = build_network(self.spec, encoder_weights).to(memory_format=torch.channels_last)
         self.normalise = Normalise(self.spec)
         self.confusion = MulticlassConfusionMatrix(len(self.table.names), ignore_index=IGNORE)
-        self.image_miou = CatMetric(nan_strategy="ignore")  # an image may be unlabelled
-        self.sure_and_right = MeanMetric()
         if class_weights is not None and len(class_weights) != len(self.table.names):
             raise ClassTableError(f"model.class_weights: {len(class_weights)} for {len(self.table.names)} classes")
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
@@ -103,6 +108,7 @@ class SegmentationModule(L.LightningModule):
         self.teachers: tuple[Teacher | StoredTeacher, ...] = ()
         self.phases: tuple[Phase, ...] = (Phase("train"),)
         self.phase = self.phases[0]
+        self.step_losses: dict[str, Tensor] = {}
         if (distiller is None) != (teacher is None):
             raise DistillerError("model.distiller and model.teacher belong together: a recipe names both or neither")
         if distiller is not None and teacher is not None:
@@ -177,13 +183,19 @@ class SegmentationModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Drop-path draws from the global generator: tied to the batch, a resumed run draws the same.
-        torch.manual_seed((self.hparams["seed"] * 10_007 + self.current_epoch) * 100_003 + batch_idx)
+        # Processes draw each for itself, or all would drop the same paths.
+        batch_seed = (self.hparams["seed"] * 10_007 + self.current_epoch) * 100_003 + batch_idx
+        torch.manual_seed(batch_seed + self.global_rank * RANK_STRIDE)
 
     def on_fit_start(self) -> None:
         for teacher in self.teachers:
             teacher.to(self.device)
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)
+
+    def on_train_start(self) -> None:
+        if self.hparams["compile"]:  # after the costs were counted, which a compiled network hides
+            compile_parts(self.network)
 
     def losses(self, images: Tensor, labels: Tensor, soft: Tensor | None = None) -> dict[str, Tensor]:
         """Every loss by name that counts in the phase, weighted: the cross-entropy and the distiller's.
@@ -202,7 +214,7 @@ class SegmentationModule(L.LightningModule):
         return losses
 
     def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
-        losses = self.losses(*batch)
+        losses = self.step_losses = self.losses(*batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             raise LossError(f"{_not_finite(losses)} at step {self.global_step}: lower model.lr")
@@ -210,35 +222,23 @@ class SegmentationModule(L.LightningModule):
         self.log("loss/total", total, prog_bar=True)
         return total
 
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The masks (B, h, w) uint8 at the labels' size, which are counted."""
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.step_losses = {}  # callbacks have seen them; they hold the step's graph
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """What callbacks look at: `logits` (B, classes, H, W) float of the images, and `mask` (B, h, w) uint8 of the
+        labels' size, which is counted."""
         images, labels = batch
         logits = self(images).float()
-        highest, prediction = logits.max(1, keepdim=True)
-        confidence = (highest - logits.logsumexp(1, keepdim=True)).exp()
-        prediction, confidence = (
-            F.interpolate(maps, size=labels.shape[-2:], mode="nearest-exact").squeeze(1)
-            for maps in (prediction.to(torch.uint8), confidence)
-        )
-        self._count(prediction, confidence, labels)
-        return prediction
-
-    def _count(self, prediction: Tensor, confidence: Tensor, labels: Tensor) -> None:
-        iou, _ = iou_of(self.confusion(prediction, labels.long()))  # of this image alone
-        self.image_miou.update(iou.nanmean()[None])  # processes gather vectors, not scalars
-        labelled = labels != IGNORE
-        sure_and_right = (prediction == labels) & (confidence >= HIGH_CONFIDENCE)
-        self.sure_and_right.update(sure_and_right[labelled].float().mean().nan_to_num(), labelled.sum())
+        mask = at_size(logits.argmax(1).to(torch.uint8), labels)
+        self.confusion.update(mask, labels.long())
+        return {"logits": logits, "mask": mask}
 
     def on_validation_epoch_end(self) -> None:
         iou, accuracy = iou_of(self.confusion.compute())
-        scores = {"val_high_precision_accuracy": self.sure_and_right.compute()}
-        scores["val_miou_variance"] = torch.as_tensor(self.image_miou.compute()).var(correction=0)
-        for metric in (self.confusion, self.sure_and_right, self.image_miou):
-            metric.reset()
+        self.confusion.reset()
         # `compute` has already added up the processes, so that sync_dist changes nothing but Lightning's opinion.
         self.log_dict({"val_miou": iou.nanmean(), "val_pixel_accuracy": accuracy}, prog_bar=True, sync_dist=True)
-        self.log_dict(scores, sync_dist=True)
         by_class = {f"val_iou/{name}": value for name, value in zip(self.table.names, iou, strict=True)}
         self.log_dict(by_class, sync_dist=True)
 
@@ -247,14 +247,19 @@ class SegmentationModule(L.LightningModule):
         encoder = list(self.network.encoder.parameters())
         head = [*self.network.decoder.parameters(), *self.network.segmentation_head.parameters()]
         own = [] if self.distiller is None else [p for p in self.distiller.parameters() if p.requires_grad]
-        groups = [{"params": encoder, "lr": hp.lr * hp.encoder_lr_scale}, {"params": head + own, "lr": hp.lr}]
+        parts = {"encoder": (encoder, hp.lr * hp.encoder_lr_scale), "head": (head + own, hp.lr)}
+        groups = [
+            {"params": group, "lr": lr, "name": f"{part}{suffix}"} | decay
+            for part, (parameters, lr) in parts.items()
+            for group, suffix, decay in _by_decay(parameters, hp.decay_norms)
+        ]
         optimiser: torch.optim.Optimizer
         if hp.optimiser == "sgd":
             optimiser = torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=hp.weight_decay)
         else:
             optimiser = torch.optim.AdamW(groups, weight_decay=hp.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._lr_factor())
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
 
     def _lr_factor(self) -> Callable[[int], float]:
         """The share of the peak learning rate at a step: warm-up and decay of the phase that the step is in."""
@@ -279,9 +284,24 @@ def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None)
     return F.cross_entropy(logits, target, weights, ignore_index=IGNORE)
 
 
+def _by_decay(parameters: list[Tensor], decay_norms: bool) -> list[tuple[list[Tensor], str, dict[str, float]]]:
+    """(parameters, suffix of the group's name, options) of those that the optimiser's weight decay pulls at, and of the
+    others."""
+    if decay_norms:
+        return [(parameters, "", {})]
+    decayed = [parameter for parameter in parameters if parameter.dim() > 1]
+    spared = [parameter for parameter in parameters if parameter.dim() <= 1]
+    return [(decayed, "", {}), (spared, "_undecayed", {"weight_decay": 0.0})]
+
+
 def _not_finite(losses: dict[str, Tensor]) -> str:
     bad = [f"loss/{name} is {loss.item()}" for name, loss in losses.items() if not torch.isfinite(loss)]
     return ", ".join(bad) or "the sum of the losses is not finite"
+
+
+def at_size(maps: Tensor, labels: Tensor) -> Tensor:
+    """Maps (B, H, W) at the size of labels (B, h, w): each pixel is that of the nearest."""
+    return F.interpolate(maps[:, None], size=labels.shape[-2:], mode="nearest-exact")[:, 0]
 
 
 def iou_of(confusion: Tensor) -> tuple[Tensor, Tensor]:

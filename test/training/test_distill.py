@@ -1,6 +1,8 @@
 """The training loop: it learns, resumes exactly, shows what it costs, and refuses bad recipes before it starts."""
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -203,9 +205,19 @@ def test_a_run_leaves_checkpoints_logs_pictures_and_its_metrics(shared_scene_tre
     assert {"loss/cross_entropy", "loss/feature", "loss/patch", "loss/total"} <= set(log["scalars"])
     assert "val/0" in log["images"]
 
+    assert metrics["best_epoch"] == 1
+    assert metrics["val_loss"] > 0
+    assert {"gradient_cosine/feature", "gradient_cosine/patch"} <= set(metrics["gradients"]) & set(log["scalars"])
+    assert {"val_loss", "lr/encoder", "lr/head"} <= set(log["scalars"])
+    assert "hp_metric" not in log["scalars"]
+
     printed = capsys.readouterr().out
     assert "student saves" in printed  # the cost table
-    assert "Validation, epoch 0" in printed
+    assert f"the teacher's is {metrics['teacher_val_miou']:.1%}, on the same images" in printed
+    assert ("the teacher is not better" in printed) == (metrics["teacher_val_miou"] <= metrics["val_miou"])
+    assert f"export it: python training/export.py --checkpoint {tmp_path}/checkpoints/best.ckpt" in printed
+    assert all(len(line) <= 80 for line in printed.splitlines() if line.startswith(("┃", "│")))
+    assert "Validation, epoch 1 of 1" in printed
 
     trained = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")  # and the student is a plain student
     assert count_parameters(trained.network) == metrics["parameters"] == count_parameters(build_network(trained.spec))
@@ -257,6 +269,11 @@ def test_the_cost_of_a_transkd_step_is_that_of_its_parts(random_teacher):
         (["--data.init_args.limit", "99"], distill.ImageFolderError, "limit is 99"),
         (["--model.no_such_key", "1"], CommandError, "no_such_key"),
         (["--model.encoder", "no_such_encoder"], distill.NetworkError, "no_such_encoder"),
+        (["--model.encoder", "tf_efficientnet_lite0"], distill.NetworkError, "closest: tu-tf_efficientnet_lite0"),
+        (["--model.architecture", "segfromer"], distill.NetworkError, "segfromer is unknown; the closest: segformer"),
+        (["--data.batchsize", "3"], CommandError, "data has no option batchsize; the closest: batch_size"),
+        (["--data", "Foldr"], CommandError, "there is no data set Foldr; the closest: Folder"),
+        (["--trainer.max_epchs", "3"], CommandError, "--trainer.max_epchs; the closest: --trainer.max_epochs"),
         (["--model.labels", "cityscapes"], ClassTableError, "data: 11 classes; model.labels has 19"),
         (["--model.class_weights", "[1, 2]"], ClassTableError, "class_weights"),
         (["--model.distiller", "ResponseKD"], distill.DistillerError, "belong together"),
@@ -277,6 +294,38 @@ def test_a_checkpoint_that_does_not_belong_to_the_recipe_is_refused(shared_scene
     (tmp_path / "broken.ckpt").write_bytes(b"nothing")
     with pytest.raises(TrainedError, match="not a checkpoint"):
         run(STUDENT, shared_scene_tree, "--ckpt_path", str(tmp_path / "broken.ckpt"))
+
+
+def test_a_missing_teacher_says_which_recipe_makes_it(shared_scene_tree):
+    recipe = ROOT / "config" / "recipes" / "camvid_transkd_base.yaml"
+    with pytest.raises(TrainedError, match=r"train it first: .*--config config/recipes/camvid_teacher\.yaml"):
+        run(recipe, shared_scene_tree, "--model.teacher.source", "runs/camvid_teacher/checkpoints/best.ckpt")
+
+
+def test_without_a_recipe_the_command_says_how_to_name_one():
+    with pytest.raises(CommandError, match="--config RECIPE"):
+        distill.main([])
+
+
+def test_the_help_starts_with_an_example_and_the_options_that_matter(capsys):
+    with pytest.raises(SystemExit):
+        distill.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any("--config config/recipes/" in line for line in lines[:8])
+    first = lines[: lines.index("Every option there is:")]
+    assert all(len(line) <= 80 for line in first)
+    rest = "\n".join(lines[len(first) :])
+    options = re.findall(r"^  (--\w[\w.]*) \w", "\n".join(first), re.MULTILINE)
+    assert len(options) >= 10
+    for option in options:  # those of the data set are shown by its own help
+        assert option in rest or option.startswith(("--data.", "--model.teacher.")), option
+
+
+def test_the_options_of_a_data_set_are_shown_by_its_short_name(capsys):
+    with pytest.raises(SystemExit) as end:
+        distill.main(["--data.help", "Folder"])
+    assert end.value.code == 0
+    assert "--data.batch_size" in capsys.readouterr().out
 
 
 def test_running_out_of_memory_says_which_setting_to_lower(shared_scene_tree, monkeypatch):
@@ -306,15 +355,17 @@ def test_ctrl_c_ends_a_run_with_code_130_and_a_checkpoint_that_resumes(shared_sc
     options += ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1000"]
     command = [sys.executable, script, "--config", str(STUDENT), *options]
     last = tmp_path / "checkpoints" / "last.ckpt"
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not last.exists() and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        shown, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
+    assert "epoch 1/1000: val mIoU" in shown  # and of libraries nothing
+    assert not re.search(r"TPU|litlogger|deprecated|GPU available", shown + errors)
 
     reached = torch.load(last, weights_only=True)["epoch"]
-    goes_on = ["--ckpt_path", str(last), f"--trainer.max_epochs={reached + 2}", *options[:-1]]
-    distill.main(["--config", str(STUDENT), *goes_on])
+    _, _, printed = errors.partition("go on with: python training/distill.py ")
+    distill.main([*shlex.split(printed.splitlines()[0]), f"--trainer.max_epochs={reached + 2}"])
     assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == reached + 2

@@ -115,6 +115,29 @@ def test_a_method_of_one_phase_trains_on_everything_from_the_start(random_teache
     assert set(module.losses(images, images[:, 0])) == {"cross_entropy", "feature", "patch"}
 
 
+@pytest.mark.parametrize("decay_norms", [False, True])
+def test_weight_decay_spares_norms_and_biases_unless_told_otherwise(decay_norms, shared_scene_tree, tmp_path):
+    module = SegmentationModule(decay_norms=decay_norms, encoder_lr_scale=0.5)
+    trainer = trainer_of(tmp_path, max_steps=1, limit_val_batches=0)
+    trainer.fit(module, data_of(shared_scene_tree))
+    groups = trainer.optimizers[0].param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    peak = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    assert len(decay) == len(list(module.network.parameters()))
+    for name, parameter in module.network.named_parameters():
+        assert decay[id(parameter)] == (0.01 if parameter.dim() > 1 or decay_norms else 0), name
+        assert peak[id(parameter)] == (0.5e-3 if name.startswith("encoder.") else 1e-3), name
+
+
+def test_processes_drop_paths_of_their_own(monkeypatch):
+    module, drawn = SegmentationModule(), []
+    for rank in (0, 1, 0):
+        monkeypatch.setattr(SegmentationModule, "global_rank", rank)
+        module.on_train_batch_start(None, 5)
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
 def test_sgd_is_one_line_of_a_recipe(shared_scene_tree, tmp_path):
     module = SegmentationModule(optimiser="sgd", weight_decay=4e-5)
     trainer = trainer_of(tmp_path, max_steps=1, limit_val_batches=0)

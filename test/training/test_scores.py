@@ -1,4 +1,4 @@
-"""High-precision accuracy and the variance of the per-image mIoU, by numbers worked out by hand."""
+"""Scores of a validation beside the mIoU, by numbers worked out by hand."""
 
 import math
 
@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the training wing needs torch")
 pytest.importorskip("lightning")
 
+from training.callbacks import ValidationScores  # noqa: E402
 from training.module import SegmentationModule  # noqa: E402
 
 pytestmark = pytest.mark.training
@@ -37,7 +38,7 @@ def answer(*pixels):
 @pytest.fixture
 def module(monkeypatch):
     module = SegmentationModule()
-    module.logged = {}
+    module.logged, module.scores = {}, ValidationScores()
     monkeypatch.setattr(module, "log_dict", lambda values, **_: module.logged.update(values))
     return module
 
@@ -45,9 +46,12 @@ def module(monkeypatch):
 def validate(module, *images):
     """The scores of pairs of a network's logits and the labels of the row of pixels."""
     module.network = Answers(*(logits for logits, _ in images))
-    for logits, labels in images:
+    module.scores.on_validation_start(None, module)
+    for index, (logits, labels) in enumerate(images):
         image = torch.zeros(1, 3, *logits.shape[-2:], dtype=torch.uint8)
-        module.validation_step((image, torch.tensor([[labels]], dtype=torch.uint8)))
+        batch = image, torch.tensor([[labels]], dtype=torch.uint8)
+        module.scores.on_validation_batch_end(None, module, module.validation_step(batch), batch, index)
+    module.scores.on_validation_epoch_end(None, module)
     module.on_validation_epoch_end()
     return {name: float(value) for name, value in module.logged.items()}
 
@@ -69,6 +73,13 @@ def test_the_variance_is_that_of_the_images_own_miou(module):
     scores = validate(module, FIRST, SECOND)
     assert scores["val_miou_variance"] == pytest.approx((1 / 3) ** 2)
     assert scores["val_miou"] == pytest.approx(2 / 3)
+
+
+def test_the_validation_loss_is_the_cross_entropy_of_a_labelled_pixel(module):
+    sure, unsure = math.log1p(10 * math.exp(-SURE)), math.log1p(10 * math.exp(-UNSURE))
+    wrong = SURE + sure
+    scores = validate(module, FIRST, UNLABELLED, SECOND)
+    assert scores["val_loss"] == pytest.approx((sure + unsure + wrong + 2 * sure) / 5, rel=1e-5)
 
 
 def test_an_image_without_labels_counts_for_nothing(module):

@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind beside its checkpoints: cost table, pictures in TensorBoard, metrics.json."""
+"""What a run leaves behind beside its checkpoints: metrics.json, and the last words on the terminal."""
 
 from __future__ import annotations
 
@@ -11,58 +11,28 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
-from training import cost
-from training.module import SegmentationModule
+from training.callbacks.folder import CHECKPOINTS, METRICS
+from training.callbacks.gradients import GradientLog
+from training.callbacks.progress import CostTable, crop_of
+from training.callbacks.scores import TeacherScore
 from transkd_ros.files import write_atomic
 from transkd_ros.reports.machine import machine
 
 
-class CostTable(Callback):
-    """Prints, before the first step, what student, teacher and distiller cost at the size of the training crops.
-
-    `costs` keeps it (see `cost.costs`), on the main process.
-    """
-
-    def __init__(self) -> None:
-        self.costs: dict[str, cost.Cost] = {}
-
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(module, SegmentationModule):
-            size = crop_of(trainer)
-            self.costs = cost.costs(module, size)
-            Console().print(cost.table(self.costs, size))
-
-
-class SampleOverlays(Callback):
-    """After every validation, the predictions of the first `count` validation images over these, in TensorBoard."""
-
-    def __init__(self, count: int = 4) -> None:
-        self.count = count
-
-    def on_validation_batch_end(
-        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if trainer.sanity_checking or batch_idx >= self.count or not isinstance(trainer.logger, TensorBoardLogger):
-            return
-        image = batch[0][0].permute(1, 2, 0).contiguous().cpu().numpy()
-        overlay = module.table.overlay(image, outputs[0].cpu().numpy(), legend=batch_idx == 0)
-        trainer.logger.experiment.add_image(f"val/{batch_idx}", overlay, trainer.global_step, dataformats="HWC")
-
-
 class RunRecord(Callback):
-    """Writes `metrics.json` into the run's folder at its end, and shows the IoU of every class.
+    """Writes `metrics.json` into the run's folder at its end, shows the IoU of every class, and says what comes next.
 
     What it holds is that of the best epoch (the one in best.ckpt), with the cost of the student alone, from `costs`: it
-    is what an export carries, whatever method trained it. Time adds up over interruptions; `prepare_seconds` is the
-    part of it before the first step, in which a method prepares itself.
+    is what an export carries, whatever method trained it. `best_epoch` counts from 1. Time adds up over interruptions;
+    `prepare_seconds` is the part of it before the first step, in which a method prepares itself. `teacher` and
+    `gradients` have measured the teacher and the pull of the losses.
     """
 
-    def __init__(self, costs: CostTable) -> None:
-        self.costs = costs
+    def __init__(self, costs: CostTable, teacher: TeacherScore, gradients: GradientLog) -> None:
+        self.costs, self.teacher, self.gradients = costs, teacher, gradients
         self.best: dict[str, Any] = {}
         self.last: float | None = None
         self.seconds_before = self.prepare_seconds = 0.0
@@ -94,16 +64,18 @@ class RunRecord(Callback):
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run or not self.best:  # type: ignore[attr-defined]
             return
-        console = Console()
-        console.print(_iou_table(self.best))
         folder = Path(trainer.default_root_dir)
+        best = dict(self.best)
+        best_epoch = best.pop("epoch") + 1
         student = self.costs.costs["student"]
         record = {
             "name": folder.name,
             "method": type(module.distiller).__name__ if module.distiller else "labels only",
             "network": str(module.spec),
             "teacher": module.teachers[0].source if module.teachers else None,
-            **self.best,
+            "teacher_val_miou": self.teacher.miou,
+            **best,
+            "best_epoch": best_epoch,
             "last_val_miou": self.last,
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
@@ -113,21 +85,16 @@ class RunRecord(Callback):
             "parameters": student.parameters,
             "macs": student.macs,
             "macs_at": list(crop_of(trainer)),
+            "gradients": self.gradients.means,
             "precision": str(trainer.precision),
             "devices": trainer.world_size,
             "machine": _machine(module.device),
         }
-        write_atomic(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
-        console.print(f"wrote {folder / 'metrics.json'}", highlight=False)
+        write_atomic(folder / METRICS, json.dumps(record, indent=2) + "\n")
+        _show(record, folder)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
-
-
-def crop_of(trainer: Any) -> tuple[int, int]:
-    """(height, width) of the crops that a run trains on."""
-    height, width = trainer.datamodule.hparams["crop"]
-    return height, width
 
 
 def _by_class(values: dict[str, float]) -> dict[str, Any]:
@@ -138,14 +105,23 @@ def _by_class(values: dict[str, float]) -> dict[str, Any]:
     return rest | {"val_iou": {name: value for name, value in iou.items() if not math.isnan(value)}}
 
 
-def _iou_table(best: dict[str, Any]) -> Table:
-    shown = Table(title=f"Validation, epoch {best['epoch']}")
+def _show(record: dict[str, Any], folder: Path) -> None:
+    """The IoU of every class, the best score beside the teacher's, and the command that makes a bundle of it."""
+    shown = Table(title=f"Validation, epoch {record['best_epoch']} of {record['epochs']}")
     shown.add_column("class")
-    shown.add_column("IoU", justify="right")
-    for name, value in best["val_iou"].items():
-        shown.add_row(name, f"{value:.1%}")
-    shown.add_row("mean", f"{best['val_miou']:.1%}", style="bold")
-    return shown
+    shown.add_column("IoU (%)", justify="right")
+    for name, value in record["val_iou"].items():
+        shown.add_row(name, f"{100 * value:.1f}")
+    shown.add_row("mean", f"{100 * record['val_miou']:.1f}", style="bold")
+    Console().print(shown)
+    best, checkpoint = record["val_miou"], folder / CHECKPOINTS / "best.ckpt"
+    print(f"best val mIoU {best:.1%}, epoch {record['best_epoch']} of {record['epochs']}: {checkpoint}")
+    if (teacher := record["teacher_val_miou"]) is not None:
+        print(f"the teacher's is {teacher:.1%}, on the same images")
+        if teacher <= best:
+            print("warning: the teacher is not better than its student; one that is can teach it more")
+    print(f"export it: python training/export.py --checkpoint {checkpoint} --output models/{folder.name}")
+    print(f"wrote {folder / METRICS}")
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,19 @@
+"""What a run measures, shows and leaves behind, beside the losses and the mIoU of `training.module`."""
+
+from training.callbacks.folder import RunFolder
+from training.callbacks.gradients import GradientLog
+from training.callbacks.pictures import Pictures
+from training.callbacks.progress import CostTable, Progress
+from training.callbacks.record import RunRecord
+from training.callbacks.scores import TeacherScore, ValidationScores
+
+__all__ = [
+    "CostTable",
+    "GradientLog",
+    "Pictures",
+    "Progress",
+    "RunFolder",
+    "RunRecord",
+    "TeacherScore",
+    "ValidationScores",
+]
