@@ -30,7 +30,7 @@ DEV     := .venv/dev$(SUFFIX)
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint docs benchmark clean
+.PHONY: help demo train test lint docs benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -39,6 +39,9 @@ help: ## list the targets
 
 demo: $(VEHICLE)/ready ## play frames through the segmentation node and show its masks (no torch)
 	@$(VEHICLE)/bin/python -m transkd_ros.demo $(ARGS)
+
+train: $(DEV)/ready ## make the environment for training and name the first command
+	@echo 'ready: $(DEV)/bin/python training/distill.py --config config/recipes/camvid_lite0.yaml (or --help)'
 
 test: lint ## lint, then run the tests, several at a time
 	@$(DEV)/bin/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
