@@ -194,9 +194,9 @@ def gated(monkeypatch: pytest.MonkeyPatch):
     """The engine of every segmentation node in this process: its inferences end when the test says so."""
     from segmentation_graph import GatedRuntime
 
-    from transkd_ros.nodes.segmentation import node as segmentation
+    from transkd_ros.nodes.segmentation import engine
 
     runtime = GatedRuntime()
-    monkeypatch.setattr(segmentation, "open_runtime", lambda *args, **kwargs: runtime)
+    monkeypatch.setattr(engine, "open_runtime", lambda *args, **kwargs: runtime)
     yield runtime
     runtime.close()

@@ -104,12 +104,16 @@ class Client:
 
     def call(self, service_type: Any, name: str, request: Any, probe: Any | None = None) -> Any:
         """The response of a service. `probe` is a request that changes nothing (default: an empty one)."""
+        future = self.ask(service_type, name, request, probe)
+        wait_until(future.done, f"an answer of {name}")
+        return future.result()
+
+    def ask(self, service_type: Any, name: str, request: Any, probe: Any | None = None) -> Any:
+        """The future of that response."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(service_type, name)
             self._connect(self._clients[name], probe or service_type.Request())
-        future = self._clients[name].call_async(request)
-        wait_until(future.done, f"an answer of {name}")
-        return future.result()
+        return self._clients[name].call_async(request)
 
     def _connect(self, service: Any, probe: Any) -> None:
         """A service that does not know its new client yet loses the answer: ask until one comes."""
@@ -140,6 +144,10 @@ class Diagnostics:
         """The newest DiagnosticStatus called `name`; None before the first."""
         found = (status for array in reversed(list(self._arrays)) for status in array.status if status.name == name)
         return next(found, None)
+
+    def first(self, name: str) -> Any:
+        """The oldest DiagnosticStatus called `name`; None before it."""
+        return next((status for array in list(self._arrays) for status in array.status if status.name == name), None)
 
     def value(self, name: str, key: str) -> str | None:
         status = self.latest(name)

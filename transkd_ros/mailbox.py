@@ -45,9 +45,11 @@ class Mailbox(Generic[Item]):
         with self._changed:
             self._items.clear()
 
-    def close(self) -> None:
-        """Wake every taker; from now on take() returns None at once and put() does nothing."""
+    def close(self) -> list[Item]:
+        """Wake every taker; from now on take() returns None at once and put() does nothing. What still waited."""
         with self._changed:
             self._closed = True
+            left = list(self._items.values())
             self._items.clear()
             self._changed.notify_all()
+            return left

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transkd_ros.cli import one_line
 from transkd_ros.frames import Frame, resize_mask
 from transkd_ros.model.engines import Runtime
 
 MASK_SIZES = ("frame", "model")
+
+
+class EngineFailure(RuntimeError):  # noqa: N818
+    """The engine could not run an image that it should have; the text is one line."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class Segmentation:
 class Segmenter:
     """Runs frames of any size through a runtime.
 
-    `mask_size` is "frame" (masks as large as the frame) or "model" (as large as the runtime's input).
+    `mask_size` is "frame" (masks as large as the frame) or "model" (as large as the runtime's input). Raises
+    EngineFailure whatever the engine's library throws.
     """
 
     def __init__(self, runtime: Runtime, mask_size: str = "frame") -> None:
@@ -43,7 +49,10 @@ class Segmenter:
         start = time.perf_counter()
         image = frame.rgb(self.runtime.input_size)
         resized = time.perf_counter()
-        mask, confidence = self.runtime.infer(image)
+        try:
+            mask, confidence = self.runtime.infer(image)
+        except Exception as error:  # each library has exceptions of its own
+            raise EngineFailure(f"{type(error).__name__}: {one_line(error)}") from error
         inferred = time.perf_counter()
         if not want_confidence:
             confidence = None

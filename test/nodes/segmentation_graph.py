@@ -11,7 +11,7 @@ import numpy as np
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
-from ros_graph import spinning
+from ros_graph import spinning, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 
 from transkd_ros.model.engines import Prediction
@@ -66,9 +66,16 @@ def log_lines(capfd, severity):
 
 
 def change_state(user, label):
+    future = ask_to(user, label)
+    wait_until(future.done, f"the end of {label}")
+    return future.result().success
+
+
+def ask_to(user, label):
+    """The future of the response of a transition."""
     request, nothing = ChangeState.Request(), ChangeState.Request()
     request.transition.label, nothing.transition.label = label, "none"
-    return user.call(ChangeState, f"/{NODE}/change_state", request, probe=nothing).success
+    return user.ask(ChangeState, f"/{NODE}/change_state", request, probe=nothing)
 
 
 def state(user):

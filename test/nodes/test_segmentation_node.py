@@ -279,7 +279,7 @@ def test_an_engine_that_fails_is_reported_and_the_node_goes_on_when_it_recovers(
     with running(bundle_path):
         for number in (1, 2, 3):
             user.send("camera/image_raw", level(number))
-            diagnostics.wait_for(CAMERA, "dropped internal", number)
+            diagnostics.wait_for(CAMERA, "dropped engine", number)
         status = wait_until(
             lambda: (found := diagnostics.latest(f"{NODE}: node")).level == ERROR and found, "an error status"
         )
@@ -411,14 +411,14 @@ def test_a_signal_ends_the_process_without_a_traceback(user, bundle_path, colour
 
 HANGING = """
 import sys, time
-from transkd_ros.nodes.segmentation import node as segmentation
+from transkd_ros.nodes.segmentation import engine, node as segmentation
 class Hanging:
     engine, device, precision, input_size, reason = "hanging", "none", "fp32", (64, 96), "for a test"
     def infer(self, image):
         print("inferring", flush=True)
         time.sleep(1000)
     def close(self): pass
-segmentation.open_runtime = lambda *args, **kwargs: Hanging()
+engine.open_runtime = lambda *args, **kwargs: Hanging()
 sys.exit(segmentation.main())
 """
 
@@ -442,7 +442,7 @@ from transkd_ros.nodes.segmentation import node as segmentation
 def spin(node):
     rclpy.shutdown()  # what the signal handler does, at any moment
     raise RuntimeError("failed to initialize wait set: the given context is not valid")  # RCLError is one
-segmentation.rclpy.spin = spin
+rclpy.spin = spin
 sys.exit(segmentation.main())
 """
 

@@ -48,6 +48,13 @@ OPTIONS = (
         "Queue depth of the image subscriptions and of the published images.",
         limits=(1, 1000),
     ),
+    Option(
+        "on_engine_failure",
+        "reopen",
+        "What to do when the engine keeps failing: open it again, or exit with code 1 so that respawn starts it anew.",
+        ALWAYS,
+        choices=("reopen", "exit"),
+    ),
     Option("autostart", True, "Configure and activate without being asked.", START),
     Option("diagnostics_period", 1.0, "Seconds between two messages on /diagnostics.", START, limits=(0.05, 60.0)),
 )

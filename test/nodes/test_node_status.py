@@ -1,0 +1,104 @@
+"""The diagnostics of the segmentation node follow what came out of it, whatever the stamps of its frames are."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a ROS 2 installation")
+
+from builtin_interfaces.msg import Time
+from ros_graph import wait_until
+from segmentation_graph import (
+    CAMERA,
+    ERROR,
+    NODE,
+    OK,
+    WARN,
+    change_state,
+    image,
+    log_lines,
+    running,
+    state,
+)
+from sensor_msgs.msg import Image
+
+from transkd_ros.nodes.segmentation import account
+
+pytestmark = pytest.mark.ros
+
+
+def taken(user, colours, seconds_ago):
+    """A frame whose stamp is `seconds_ago`."""
+    message = image(colours)
+    message.header.stamp = Time(sec=user.node.get_clock().now().seconds_nanoseconds()[0] - seconds_ago)
+    return message
+
+
+def wait_for_status(diagnostics, name, level, text):
+    def found():
+        status = diagnostics.latest(name)
+        return status and status.level == level and text in status.message
+
+    wait_until(found, f"{name}: level {level!r} with '{text}'")
+
+
+def test_a_stamp_that_is_no_time_is_counted_and_the_frame_gets_its_mask(
+    user, diagnostics, bundle_path, colours, capfd
+):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path, max_frame_age=60.0):
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+        for count, stamp in enumerate((Time(sec=-1), Time(sec=5, nanosec=2 * 10**9), Time(sec=-(2**31))), start=1):
+            message = image(colours)
+            message.header.stamp = stamp
+            user.send("camera/image_raw", message)
+            wait_until(lambda message=message: masks[-1].header == message.header, "its mask")
+            diagnostics.wait_for(CAMERA, "bad stamp", count)
+        diagnostics.wait_for(CAMERA, "dropped internal", 0)
+        assert diagnostics.latest(f"{NODE}: node").level == OK
+    assert any("stamp is no time: -1 s" in line for line in log_lines(capfd, "WARN"))
+
+
+def test_a_camera_without_masks_warns_and_then_is_in_error_and_names_the_cause(
+    user, diagnostics, bundle_path, colours, monkeypatch
+):
+    monkeypatch.setattr(account, "NO_MASK", 0.2)
+    monkeypatch.setattr(account, "NO_MASK_ERROR", 1.5)
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path, max_frame_age=60.0):
+
+        def send_until_status(make, level, text):
+            def sent():
+                user.send("camera/image_raw", make())
+                time.sleep(0.02)
+                status = diagnostics.latest(CAMERA)
+                return status and status.level == level and text in status.message
+
+            wait_until(sent, f"level {level!r} with '{text}'")
+
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+        send_until_status(lambda: image(colours), OK, "segmenting")
+        for level in (WARN, ERROR):
+            send_until_status(lambda: taken(user, colours, 1000), level, "camera clock 1000.")
+        send_until_status(lambda: taken(user, colours, 0), OK, "segmenting")
+        send_until_status(lambda: taken(user, colours, -100), WARN, "ahead")
+        assert int(diagnostics.value(CAMERA, "from the future")) > 0
+        send_until_status(lambda: image(colours, "plaid8"), ERROR, "encoding 'plaid8'")
+        send_until_status(lambda: image(colours), OK, "segmenting")
+
+
+def test_the_status_of_the_node_is_its_lifecycle_state(user, diagnostics, bundle_path, monkeypatch):
+    monkeypatch.setattr(account, "SILENCE", 0.5)
+    with running(bundle_path, autostart=False):
+        wait_for_status(diagnostics, f"{NODE}: node", ERROR, "unconfigured")
+        assert change_state(user, "configure")
+        wait_for_status(diagnostics, f"{NODE}: node", ERROR, "inactive")
+        time.sleep(0.6)  # longer than a silence that is worth a warning
+        assert change_state(user, "activate")
+        first = wait_until(lambda: diagnostics.first(CAMERA), "the camera's first status")
+        assert first.level == OK  # silence counts from activate on
+        wait_for_status(diagnostics, CAMERA, WARN, "no frame for")
+        assert change_state(user, "shutdown") and state(user) == "finalized"
+        wait_for_status(diagnostics, f"{NODE}: node", ERROR, "finalized")

@@ -1,0 +1,50 @@
+"""The engine of the segmentation node: a bundle, opened as the parameters say, and opened again where it has failed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from transkd_ros.model.bundle import load_bundle
+from transkd_ros.model.engines import Runtime, open_runtime
+from transkd_ros.resources import find_model
+from transkd_ros.segmenter import Segmenter
+
+
+class Engine:
+    """What `open_runtime` has opened, within a `segmenter`; one thread at a time.
+
+    Raises BundleError, FileNotFoundError, RuntimeUnavailable or ValueError for parameters it cannot be opened with.
+    """
+
+    def __init__(self, settings: SimpleNamespace) -> None:
+        self._settings = settings
+        self.bundle = load_bundle(find_model(settings.model))
+        self.segmenter = Segmenter(self._open(), settings.mask_size)
+        self._is_open = True
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.segmenter.runtime
+
+    def reopen(self) -> None:
+        """Close it and open it again; raises what opening raises, and may be tried again then."""
+        self.close()
+        self.segmenter.runtime = self._open()
+        self._is_open = True
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self.runtime.close()
+
+    def _open(self) -> Runtime:
+        settings = self._settings
+        return open_runtime(
+            self.bundle,
+            settings.engine,
+            settings.device,
+            settings.precision,
+            tuple(settings.input_size) if any(settings.input_size) else None,
+            settings.threads,
+            want_confidence=settings.confidence,
+        )
