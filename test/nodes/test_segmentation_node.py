@@ -10,6 +10,7 @@ import shutil
 import signal
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 
@@ -36,9 +37,10 @@ from segmentation_graph import (
     set_parameter,
     state,
 )
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from transkd_ros.model.labels import LabelTable
+from transkd_ros.nodes.segmentation import camera
 from transkd_ros.nodes.segmentation.parameters import OPTIONS
 
 pytestmark = pytest.mark.ros
@@ -80,10 +82,10 @@ def test_a_best_effort_and_a_reliable_viewer_both_get_the_mask(user, bundle_path
         user.send_until(lambda: best_effort and reliable, "a mask for both", "camera/image_raw", image(colours))
 
 
-def test_the_mask_has_the_size_of_the_frame_or_of_the_model(user, bundle_path):
+def test_the_mask_has_the_size_of_the_frame_or_of_the_model_or_any_other(user, bundle_path):
     frame = image(np.full((100, 200, 3), (10, 200, 30), np.uint8))
     masks = user.listen(Image, "camera/segmentation/mask")
-    for mask_size, expected in (("frame", (100, 200)), ("model", (64, 96))):
+    for mask_size, expected in (("frame", (100, 200)), ("model", (64, 96)), ([50, 80], (50, 80))):
         masks.clear()
         with running(bundle_path, mask_size=mask_size):
             mask = user.send_until(lambda: masks, "a mask", "camera/image_raw", frame)[0]
@@ -105,6 +107,21 @@ def test_overlay_and_confidence_are_made_only_while_someone_listens(user, bundle
     assert (overlays[0].encoding, overlays[0].header.frame_id) == ("rgb8", "lens")
     np.testing.assert_array_equal(pixels_of(overlays[0]), made[0])
     np.testing.assert_array_equal(pixels_of(confidences[0]), colours.max(axis=2))
+
+
+def test_the_mask_is_there_as_png_without_loss(user, bundle_path, colours, monkeypatch):
+    made = []
+    png_message = camera.png_message
+    monkeypatch.setattr(camera, "png_message", lambda *args: made.append(args) or png_message(*args))
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path):
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+        assert not made
+        heard = user.listen(CompressedImage, "camera/segmentation/mask/compressed")
+        user.send_until(lambda: heard, "a PNG", "camera/image_raw", image(colours, sec=5))
+    assert heard[0].header.frame_id == "lens" and heard[0].header.stamp.sec == 5
+    mask = cv2.imdecode(np.frombuffer(heard[0].data, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(mask, colours.argmax(axis=2))
 
 
 # ---- freshness and fairness ----------------------------------------------------------------------
@@ -357,6 +374,9 @@ def test_a_node_that_has_ended_leaves_no_service_behind(user, bundle_path):
     "name, value, reason",
     [
         ("mask_size", "huge", "not one of frame, model"),
+        ("mask_size", [0, 80], "mask_size is [0, 80], not one of"),
+        ("mask_size", 3, "mask_size is 3, not one of"),
+        ("max_rate", -1.0, "out of range"),
         ("threads", -1, "out of range"),
         ("overlay_alpha", 1.5, "out of range"),
         ("max_frame_age", -1.0, "out of range"),

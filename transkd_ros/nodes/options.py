@@ -23,19 +23,24 @@ ALWAYS = "May change at any time."
 
 @dataclass(frozen=True)
 class Option:
-    """One parameter; `choices` are the only values of a string, `limits` the inclusive range of a number."""
+    """One parameter; `choices` are the only values of a string, `limits` the inclusive range of a number.
+
+    `dynamic`: values may be of another type than the default; the node checks them.
+    """
 
     name: str
     default: Any
     description: str
     applies: str = CONFIGURE
     choices: tuple[str, ...] = ()
+    dynamic: bool = False
     limits: tuple[float, float] | None = None
 
     def descriptor(self) -> ParameterDescriptor:
         descriptor = ParameterDescriptor(
             description=f"{self.description} {self.applies}",
             read_only=self.applies == START,
+            dynamic_typing=self.dynamic,
             additional_constraints=f"one of: {', '.join(self.choices)}" if self.choices else "",
         )
         if self.limits and isinstance(self.default, float):

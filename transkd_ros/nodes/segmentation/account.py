@@ -12,7 +12,9 @@ from transkd_ros.frames import CAUSES
 from transkd_ros.nodes.segmentation.gaps import StampGaps
 from transkd_ros.timing import Rate, Timings, diagnostic_name, diagnostic_status, stamp_ns
 
-DROPS = ("superseded", "stale", *CAUSES, "engine", "internal", "stopped")
+SKIPS = {"rate": "segmenting", "unwanted": "idle: nobody listens", "disabled": "disabled"}
+"""Why a frame is not wanted, and what the camera's status says then."""
+DROPS = ("superseded", "stale", *CAUSES, "engine", "internal", "stopped", *SKIPS)
 """Why a frame got no mask. Frames received = masks + drops + those at work or waiting."""
 SILENCE = 3.0  # seconds without a frame that are worth a warning
 NO_MASK = 3.0  # seconds with frames and without a mask that are worth a warning
@@ -41,6 +43,7 @@ class Account:
         """The camera is listened to from now on."""
         self._last_heard = self._last_mask = time.monotonic()
         self._unanswered: float | None = None  # since when frames come without a mask
+        self._fine = "segmenting"  # what the status says while nothing is wrong
         self._last_drop = ""  # cause and reason, since the last mask
 
     # ---- what happens --------------------------------------------------------------------------------
@@ -59,8 +62,14 @@ class Account:
         if self._age_on_arrival is not None and self._age_on_arrival < -AHEAD:
             self._from_the_future += 1
 
+    def skipped(self, cause: str) -> None:
+        """A frame that was received is not wanted; `cause` is one of SKIPS."""
+        self.drops[cause] += 1
+        self._fine = SKIPS[cause]
+
     def accepted(self) -> None:
         """A frame that was received is to get its mask."""
+        self._fine = "segmenting"
         if self._unanswered is None:
             self._unanswered = time.monotonic()
 
@@ -138,7 +147,7 @@ class Account:
             return DiagnosticStatus.WARN, f"dropped {new} bad frames"
         if ahead > AHEAD:
             return DiagnosticStatus.WARN, f"frames from the future: camera clock {ahead:.1f} s ahead"
-        return DiagnosticStatus.OK, "segmenting"
+        return DiagnosticStatus.OK, self._fine
 
     def _log(self, cause: str, text: str) -> None:
         now = time.monotonic()

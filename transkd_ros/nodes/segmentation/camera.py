@@ -6,16 +6,19 @@ work on a frame in `worker.py`.
 
 from __future__ import annotations
 
+import array
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from transkd_ros.frames import Frame, image_message
 from transkd_ros.model.bundle import Bundle
 from transkd_ros.nodes.segmentation.account import Account
+from transkd_ros.nodes.segmentation.budget import FrameBudget
 from transkd_ros.segmenter import Segmentation
 
 
@@ -26,11 +29,12 @@ class Camera:
         # Reliable publishers serve best-effort and reliable subscribers alike (REP 2003), and RViz asks for reliable.
         qos = QoSProfile(depth=settings.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
 
-        def publisher(topic: str) -> LifecyclePublisher:
-            return node.create_lifecycle_publisher(Image, f"{name}/segmentation/{topic}", qos)
+        def publisher(topic: str, message_type: type = Image) -> LifecyclePublisher:
+            return node.create_lifecycle_publisher(message_type, f"{name}/segmentation/{topic}", qos)
 
         self.name = name
         self._mask = publisher("mask")
+        self._png = publisher("mask/compressed", CompressedImage)
         self._overlay: Any = publisher("overlay") if settings.overlay else None
         with_confidence = settings.confidence and "confidence" in bundle.manifest.outputs
         self._confidence: Any = publisher("confidence") if with_confidence else None
@@ -38,12 +42,17 @@ class Camera:
         self._label_info = _publish_label_info(node, name, bundle)
         self._node = node
         self.account = Account(node, name)
+        self.budget = FrameBudget()
 
     def destroy(self) -> None:
-        for publisher in filter(None, (self._mask, self._overlay, self._confidence)):
+        for publisher in self._outputs():
             self._node.destroy_lifecycle_publisher(publisher)
         if self._label_info:
             self._node.destroy_publisher(self._label_info)
+
+    def is_listened_to(self) -> bool:
+        """Whether someone listens to anything that comes of its frames."""
+        return any(map(_has_listener, self._outputs()))
 
     def has_viewer(self) -> bool:
         """Whether someone listens to the overlay."""
@@ -56,6 +65,8 @@ class Camera:
         """The mask first: it is what others wait for. The rest only if someone listens."""
         self._mask.publish(image_message(segmentation.mask, "mono8", header))
         self.account.answered(header.stamp)
+        if _has_listener(self._png):
+            self._png.publish(png_message(segmentation.mask, header))
         if segmentation.confidence is not None:
             self._confidence.publish(image_message(segmentation.confidence, "mono8", header))
         if self.has_viewer():
@@ -63,6 +74,17 @@ class Camera:
             rgb = frame.rgb(segmentation.mask.shape)
             overlay = self._labels.overlay(rgb, segmentation.mask, alpha, legend)
             self._overlay.publish(image_message(overlay, "rgb8", header))
+
+    def _outputs(self) -> list[Any]:
+        return [publisher for publisher in (self._mask, self._png, self._overlay, self._confidence) if publisher]
+
+
+def png_message(mask: Any, header: Any) -> CompressedImage:
+    """A (H, W) uint8 mask as PNG, which loses nothing; `header` is shared, not copied."""
+    data = array.array("B")
+    data.frombytes(cv2.imencode(".png", mask)[1].data)
+    # The format as compressed_image_transport writes it.
+    return CompressedImage(header=header, format="mono8; png compressed ", data=data)
 
 
 def _has_listener(publisher: Any) -> bool:

@@ -19,7 +19,8 @@ class Engine:
     def __init__(self, settings: SimpleNamespace) -> None:
         self._settings = settings
         self.bundle = load_bundle(find_model(settings.model))
-        self.segmenter = Segmenter(self._open(), settings.mask_size)
+        size = settings.mask_size
+        self.segmenter = Segmenter(self._open(), size if isinstance(size, str) else tuple(size))
         self._is_open = True
 
     @property

@@ -11,6 +11,7 @@ of it is in `account.py`.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import SetBool
 
 from transkd_ros.cli import one_line
 from transkd_ros.nodes import process
@@ -47,6 +49,7 @@ class SegmentationNode(ManagedNode):
         self._cameras: list[Camera] = []
         self._worker: Worker | None = None  # from activate to deactivate
         self._images: dict[str, ImageSubscription] = {}  # by camera, from activate to deactivate
+        self._enabled = True  # by the service
         self._problem = ""  # why there is no model
 
         self.add_on_set_parameters_callback(self._check_parameters)
@@ -56,6 +59,7 @@ class SegmentationNode(ManagedNode):
         # Steady, not the node's clock: simulated time stands still until a simulator runs.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(self._settings.diagnostics_period, self._publish_diagnostics, clock=steady)
+        self.create_service(SetBool, "~/enable", self._on_enable)
         if self._settings.autostart:
             self._autostart = self.create_timer(
                 0.0, self._start_by_itself, callback_group=self.transitions, clock=steady
@@ -194,9 +198,25 @@ class SegmentationNode(ManagedNode):
 
     def _on_frame(self, camera: Camera, message: Any) -> None:
         camera.account.received(message.header.stamp)
-        if self._worker:
+        if cause := self._why_not(camera):
+            camera.account.skipped(cause)
+        elif self._worker:
             camera.account.accepted()
             self._worker.put(camera, message)
+
+    def _why_not(self, camera: Camera) -> str:
+        """Why a frame of this camera is not wanted now, or ""."""
+        if not self._enabled:
+            return "disabled"
+        if self.get_parameter("lazy").value and not camera.is_listened_to():
+            return "unwanted"
+        rate = self.get_parameter("max_rate").value
+        return "" if camera.budget.grant(time.monotonic(), rate) else "rate"
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._enabled = request.data
+        response.success, response.message = True, "enabled" if request.data else "disabled"
+        return response
 
     # ---- an engine that is given up --------------------------------------------------------------
 
@@ -265,7 +285,7 @@ class SegmentationNode(ManagedNode):
         if self._worker.attempts:
             attempt = f"attempt {self._worker.attempts} of {len(BACK_OFF)} to open it again"
             return DiagnosticStatus.ERROR, f"the engine failed: {self._worker.problem}; {attempt}"
-        return DiagnosticStatus.OK, "active"
+        return DiagnosticStatus.OK, "active" if self._enabled else "active, disabled"
 
 
 def main(args: list[str] | None = None) -> int:

@@ -8,8 +8,9 @@ from transkd_ros.model.engines import ENGINES, PRECISIONS
 from transkd_ros.nodes.options import ALWAYS, CONFIGURE, START, Option, cameras_refusal
 from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES
 from transkd_ros.resources import DEFAULT_MODEL
-from transkd_ros.segmenter import MASK_SIZES
+from transkd_ros.segmenter import mask_size_refusal
 
+RATES = (0.0, 1000.0)  # Hz
 OPTIONS = (
     Option("cameras", ["camera"], "Names of the cameras; their topics are <camera>/image_raw."),
     Option(
@@ -24,11 +25,19 @@ OPTIONS = (
     Option("precision", "auto", "Arithmetic of the network.", choices=PRECISIONS),
     Option("input_size", [0, 0], "Height and width the network sees; [0, 0] is the model's own size."),
     Option("threads", 0, "CPU threads of the engine; 0 leaves it to the engine.", limits=(0, 1024)),
-    Option("mask_size", "frame", "Masks as large as the frame or the network's input.", choices=MASK_SIZES),
+    Option(
+        "mask_size",
+        "frame",
+        "Masks as large as the frame, as the network's input (model), or [height, width] in pixels.",
+        dynamic=True,
+    ),
     Option("overlay", True, "Offer the overlay topic; it is computed only while someone listens."),
     Option("overlay_alpha", 0.5, "Opacity of the class colours on the overlay.", ALWAYS, limits=(0.0, 1.0)),
     Option("overlay_legend", True, "Name the classes with their colours on the overlay.", ALWAYS),
     Option("confidence", True, "Offer the confidence topic if the model has that output."),
+    Option("lazy", False, "Segment only while someone listens to mask, overlay or confidence.", ALWAYS),
+    Option("max_rate", 0.0, "Frames a second of each camera that are segmented; 0: all.", ALWAYS, limits=RATES),
+    Option("max_total_rate", 0.0, "Frames a second of all cameras together; 0: no limit.", ALWAYS, limits=RATES),
     Option(
         "max_frame_age",
         0.0,
@@ -71,6 +80,8 @@ def refusal(parameter: Parameter, configured: bool) -> str:
         return f"{option.name} is applied by configure: deactivate and cleanup first"
     if option.choices and value not in option.choices:
         return f"{option.name} is '{value}', not one of {', '.join(option.choices)}"
+    if option.name == "mask_size":
+        return mask_size_refusal(value)
     if option.name == "cameras":
         return cameras_refusal(value)
     if option.name == "input_size" and not (len(value) == 2 and (all(n > 0 for n in value) or not any(value))):

@@ -17,6 +17,7 @@ from sensor_msgs.msg import Image
 from transkd_ros.cli import one_line
 from transkd_ros.frames import FrameError, decode_compressed, decode_image
 from transkd_ros.mailbox import Mailbox
+from transkd_ros.nodes.segmentation.budget import FrameBudget
 from transkd_ros.nodes.segmentation.camera import Camera
 from transkd_ros.nodes.segmentation.engine import Engine
 from transkd_ros.segmenter import EngineFailure
@@ -24,6 +25,7 @@ from transkd_ros.timing import Timings
 
 FAILURES_IN_A_ROW = 3  # of the engine, after which it is opened again
 BACK_OFF = (0.0, 1.0, 2.0, 4.0, 8.0)  # seconds before each attempt to open it; after the last it is given up
+BUDGET_LOOK = 0.1  # seconds between two looks whether max_total_rate has changed
 JOIN_LIMIT = 5.0  # seconds for the frame at work when the node is deactivated
 
 
@@ -39,6 +41,7 @@ class Worker:
         self._node, self._engine, self._on_broken = node, engine, on_broken
         self._failures = 0  # of the engine, in a row
         self._mailbox: Mailbox[tuple[Camera, Any]] = Mailbox()
+        self._budget = FrameBudget()
         self._stopping = threading.Event()
         self._deadline = 0.0
         self._thread = threading.Thread(target=self._run, name="segmentation worker", daemon=True)
@@ -71,7 +74,7 @@ class Worker:
             threading.Thread(target=lambda: [step() for step in late], name="late end", daemon=True).start()
 
     def _run(self) -> None:
-        while item := self._mailbox.take():
+        while item := self._next():
             _, (camera, message) = item
             try:
                 self._segment(camera, message)
@@ -89,6 +92,18 @@ class Worker:
                 if not self._node.context.ok():  # a signal has ended ROS while we were publishing
                     return
                 camera.account.dropped("internal", f"{type(error).__name__}: {one_line(error)}")
+
+    def _next(self) -> tuple[Any, tuple[Camera, Any]] | None:
+        """The next frame, which is the newest when the budget of all cameras allows one; None at the end."""
+        while pause := self._budget.wait(time.monotonic(), self._rate()):
+            if self._stopping.wait(min(pause, BUDGET_LOOK)):
+                return None
+        item = self._mailbox.take()
+        self._budget.spend(time.monotonic(), self._rate())
+        return item
+
+    def _rate(self) -> float:
+        return float(self._node.get_parameter("max_total_rate").value)
 
     def _reopen(self) -> bool:
         """Open the engine again; False where that is not wanted, or was in vain too often."""
