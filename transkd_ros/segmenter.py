@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from transkd_ros.cli import one_line
-from transkd_ros.frames import MAX_SIDE, Frame, resize_mask
+from transkd_ros.frames import MAX_SIDE, Frame, Size
 from transkd_ros.model.engines import Runtime
+from transkd_ros.region import Mapping, Region, crop, fill, mapping, place
 
 MASK_SIZES = ("frame", "model")
 MaskSize = str | tuple[int, int]
@@ -39,43 +40,68 @@ class Segmentation:
     """The answer to one frame.
 
     `mask` (H, W) uint8 class ids and `confidence` (H, W) uint8 (255 = certain), or None where it was not asked for
-    or the graph has none; of the size that was asked for. `timings`: seconds in "resize" (which converts to
-    RGB, too), "infer" and "upsize"; decoding the message happens before and is timed there.
+    or the graph has none; of the size that was asked for. `mapping`: where the points of the frame lie in them.
+    `image`: (H, W, 3) uint8 RGB, what the mask is a mask of, if that is the network's view. `timings`: seconds in
+    "resize" (which converts to RGB, too), "infer" and "upsize"; decoding the message happens before and is timed there.
     """
 
     mask: np.ndarray
     confidence: np.ndarray | None
+    mapping: Mapping
+    image: np.ndarray | None
     timings: dict[str, float]
 
 
 class Segmenter:
     """Runs frames of any size through a runtime.
 
-    `mask_size` is "frame" (masks as large as the frame), "model" (as large as the runtime's input), or (height, width).
-    Raises ValueError for any other, EngineFailure whatever the engine's library throws.
+    mask_size: "frame" (masks as large as the frame), "model" (as large as the runtime's input, and showing what the
+    network saw), or (height, width). letterbox: keep the aspect ratio of what is seen, instead of stretching it.
+    ignore_id: of the pixels of a mask that were not seen, or with less confidence than `threshold`, 0 to 1, where the
+    graph tells it.
+
+    Raises ValueError for another mask size, EngineFailure whatever the engine's library throws.
     """
 
-    def __init__(self, runtime: Runtime, mask_size: MaskSize = "frame") -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        mask_size: MaskSize = "frame",
+        letterbox: bool = False,
+        ignore_id: int = 255,
+        threshold: float = 0.0,
+    ) -> None:
         if refusal := mask_size_refusal(mask_size):
             raise ValueError(refusal)
         self.runtime = runtime
         self.mask_size = mask_size
+        self.letterbox = letterbox
+        self.ignore_id = ignore_id
+        self.threshold = threshold
 
-    def __call__(self, frame: Frame, want_confidence: bool = False) -> Segmentation:
+    def __call__(self, frame: Frame, want_confidence: bool = False, region: Region | None = None) -> Segmentation:
+        """The mask of a frame, of which only `region` is seen. Raises FrameError if that lies outside."""
         start = time.perf_counter()
-        image = frame.rgb(self.runtime.input_size)
+        part, seen = crop(frame, region)
+        image, inside = fill(part, self.runtime.input_size, self.letterbox)
         resized = time.perf_counter()
         try:
             mask, confidence = self.runtime.infer(image)
         except Exception as error:  # each library has exceptions of its own
             raise EngineFailure(f"{type(error).__name__}: {one_line(error)}") from error
         inferred = time.perf_counter()
-        if not want_confidence:
-            confidence = None
-        if self.mask_size != "model":
-            size = frame.size if isinstance(self.mask_size, str) else self.mask_size
-            mask = resize_mask(mask, size)
-            confidence = None if confidence is None else resize_mask(confidence, size)
+        if self.threshold and confidence is not None:
+            mask[confidence < 255 * self.threshold] = self.ignore_id
+        size = self._size(frame)
+        where = inside, seen, frame.size, size
+        mask = place(mask, *where, self.ignore_id)
+        confidence = place(confidence, *where, 0) if want_confidence and confidence is not None else None
         end = time.perf_counter()
         timings = {"resize": resized - start, "infer": inferred - resized, "upsize": end - inferred}
-        return Segmentation(mask, confidence, timings)
+        return Segmentation(mask, confidence, mapping(*where), None if size else image, timings)
+
+    def _size(self, frame: Frame) -> Size | None:
+        """Of the mask of a frame; None for the network's view."""
+        if isinstance(self.mask_size, str):
+            return frame.size if self.mask_size == "frame" else None
+        return self.mask_size

@@ -66,6 +66,18 @@ def read(node: Node, options: Sequence[Option]) -> SimpleNamespace:
     return SimpleNamespace(**{option.name: node.get_parameter(option.name).value for option in options})
 
 
+def topics_refusal(names: Sequence[str]) -> str:
+    """Why these cannot be names of topics, or "" if they can."""
+    if not names:
+        return "no topic is named: give at least one"
+    for name in names:
+        try:
+            validate_topic_name(name)
+        except InvalidTopicNameException:
+            return f"topic '{name}' is not a ROS name (letters, digits, _ and /, e.g. rgb/image_raw)"
+    return ""
+
+
 def cameras_refusal(names: Sequence[str]) -> str:
     """Why these cannot be the names of cameras, or "" if they can."""
     if not names:

@@ -13,39 +13,44 @@ from typing import Any
 import cv2
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from transkd_ros.frames import Frame, image_message
 from transkd_ros.model.bundle import Bundle
 from transkd_ros.nodes.segmentation.account import Account
 from transkd_ros.nodes.segmentation.budget import FrameBudget
+from transkd_ros.nodes.segmentation.camera_info import image_size, mask_info
+from transkd_ros.nodes.segmentation.parameters import CameraSource
 from transkd_ros.segmenter import Segmentation
 
 
 class Camera:
     """Publishers of one camera, and the account of its frames."""
 
-    def __init__(self, node: LifecycleNode, name: str, settings: SimpleNamespace, bundle: Bundle) -> None:
+    def __init__(self, node: LifecycleNode, source: CameraSource, settings: SimpleNamespace, bundle: Bundle) -> None:
+        name = source.name
         # Reliable publishers serve best-effort and reliable subscribers alike (REP 2003), and RViz asks for reliable.
         qos = QoSProfile(depth=settings.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
 
         def publisher(topic: str, message_type: type = Image) -> LifecyclePublisher:
             return node.create_lifecycle_publisher(message_type, f"{name}/segmentation/{topic}", qos)
 
-        self.name = name
+        self.name, self.source, self.region = name, source, source.region
+        self.info: CameraInfo | None = None  # the calibration that was heard last
+        self._info = publisher("camera_info", CameraInfo)
         self._mask = publisher("mask")
         self._png = publisher("mask/compressed", CompressedImage)
         self._overlay: Any = publisher("overlay") if settings.overlay else None
         with_confidence = settings.confidence and "confidence" in bundle.manifest.outputs
         self._confidence: Any = publisher("confidence") if with_confidence else None
         self._labels = bundle.manifest.labels
-        self._label_info = _publish_label_info(node, name, bundle)
+        self._label_info = _publish_label_info(node, name, bundle, settings.confidence_threshold)
         self._node = node
         self.account = Account(node, name)
         self.budget = FrameBudget()
 
     def destroy(self) -> None:
-        for publisher in self._outputs():
+        for publisher in (*self._outputs(), self._info):
             self._node.destroy_lifecycle_publisher(publisher)
         if self._label_info:
             self._node.destroy_publisher(self._label_info)
@@ -65,15 +70,25 @@ class Camera:
         """The mask first: it is what others wait for. The rest only if someone listens."""
         self._mask.publish(image_message(segmentation.mask, "mono8", header))
         self.account.answered(header.stamp)
+        if self.info and _has_listener(self._info):
+            self._publish_info(self.info, header, frame, segmentation)
         if _has_listener(self._png):
             self._png.publish(png_message(segmentation.mask, header))
         if segmentation.confidence is not None:
             self._confidence.publish(image_message(segmentation.confidence, "mono8", header))
         if self.has_viewer():
             alpha, legend = (self._node.get_parameter(f"overlay_{name}").value for name in ("alpha", "legend"))
-            rgb = frame.rgb(segmentation.mask.shape)
+            rgb = frame.rgb(segmentation.mask.shape) if segmentation.image is None else segmentation.image
             overlay = self._labels.overlay(rgb, segmentation.mask, alpha, legend)
             self._overlay.publish(image_message(overlay, "rgb8", header))
+
+    def _publish_info(self, info: CameraInfo, header: Any, frame: Frame, segmentation: Segmentation) -> None:
+        if image_size(info) == frame.size:
+            self._info.publish(mask_info(info, segmentation.mask.shape, segmentation.mapping, header))
+        else:
+            sizes = "{1}x{0}".format(*image_size(info)), "{1}x{0}".format(*frame.size)
+            text = f"{self.name}: camera_info is of {sizes[0]} images, the frames are {sizes[1]}"
+            self._node.get_logger().warning(text, throttle_duration_sec=5.0)
 
     def _outputs(self) -> list[Any]:
         return [publisher for publisher in (self._mask, self._png, self._overlay, self._confidence) if publisher]
@@ -91,8 +106,11 @@ def _has_listener(publisher: Any) -> bool:
     return publisher is not None and publisher.get_subscription_count() > 0
 
 
-def _publish_label_info(node: LifecycleNode, name: str, bundle: Bundle) -> Any | None:
-    """Publish the class names, latched, where vision_msgs is installed; the publisher, or None without it."""
+def _publish_label_info(node: LifecycleNode, name: str, bundle: Bundle, threshold: float) -> Any | None:
+    """Publish the class names, latched, where vision_msgs is installed; the publisher, or None without it.
+
+    `threshold`: the confidence below which a pixel is in no class.
+    """
     try:
         from vision_msgs.msg import LabelInfo, VisionClass
     except ImportError:
@@ -100,7 +118,8 @@ def _publish_label_info(node: LifecycleNode, name: str, bundle: Bundle) -> Any |
     qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     publisher = node.create_publisher(LabelInfo, f"{name}/segmentation/label_info", qos)
     names = bundle.manifest.labels.names
-    message = LabelInfo(class_map=[VisionClass(class_id=i, class_name=name) for i, name in enumerate(names)])
+    classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(names)]
+    message = LabelInfo(class_map=classes, threshold=threshold)
     message.header.stamp = node.get_clock().now().to_msg()
     publisher.publish(message)
     return publisher

@@ -20,8 +20,21 @@ class Engine:
         self._settings = settings
         self.bundle = load_bundle(find_model(settings.model))
         size = settings.mask_size
-        self.segmenter = Segmenter(self._open(), size if isinstance(size, str) else tuple(size))
+        labels = self.bundle.manifest.labels
+        if settings.confidence_threshold and not self.has_confidence:
+            raise ValueError("confidence_threshold needs the confidence output, which model or parameters leave out")
+        self.segmenter = Segmenter(
+            self._open(),
+            size if isinstance(size, str) else tuple(size),
+            settings.fit == "letterbox",
+            labels.ignore_id,
+            settings.confidence_threshold,
+        )
         self._is_open = True
+
+    @property
+    def has_confidence(self) -> bool:
+        return bool(self._settings.confidence and "confidence" in self.bundle.manifest.outputs)
 
     @property
     def runtime(self) -> Runtime:

@@ -22,7 +22,7 @@ from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 
 from transkd_ros.cli import one_line
@@ -31,8 +31,9 @@ from transkd_ros.nodes.managed import ManagedNode
 from transkd_ros.nodes.options import declare, read
 from transkd_ros.nodes.reliability import ImageSubscription
 from transkd_ros.nodes.segmentation.camera import Camera
+from transkd_ros.nodes.segmentation.camera_info import info_topic
 from transkd_ros.nodes.segmentation.engine import Engine
-from transkd_ros.nodes.segmentation.parameters import OPTIONS, refusal
+from transkd_ros.nodes.segmentation.parameters import OPTIONS, camera_sources, refusal
 from transkd_ros.nodes.segmentation.worker import BACK_OFF, Worker
 from transkd_ros.timing import diagnostic_name, diagnostic_status
 
@@ -49,6 +50,7 @@ class SegmentationNode(ManagedNode):
         self._cameras: list[Camera] = []
         self._worker: Worker | None = None  # from activate to deactivate
         self._images: dict[str, ImageSubscription] = {}  # by camera, from activate to deactivate
+        self._infos: list[ImageSubscription] = []  # of their calibrations, likewise
         self._enabled = True  # by the service
         self._problem = ""  # why there is no model
 
@@ -131,6 +133,7 @@ class SegmentationNode(ManagedNode):
     def _load(self, settings: SimpleNamespace) -> None:
         """In a thread of its own; on_configure finds what came of it."""
         try:
+            camera_sources(settings)  # may refuse them, before a model is loaded in vain
             self._loaded = Engine(settings)
         except Exception as error:  # whatever an engine's library throws
             self._loaded = error
@@ -141,8 +144,8 @@ class SegmentationNode(ManagedNode):
         names = list(manifest.labels.names)
         height, width = runtime.input_size
         self.get_logger().info(f"model {manifest.name}, {len(names)} classes, input {width}x{height}, {runtime.reason}")
-        for name in self._settings.cameras:
-            self._cameras.append(Camera(self, name, self._settings, engine.bundle))
+        for source in camera_sources(self._settings):
+            self._cameras.append(Camera(self, source, self._settings, engine.bundle))
         description = "The model's classes in the order of their ids. Read only."
         self.declare_parameter("class_names", names, ParameterDescriptor(description=description))
 
@@ -167,17 +170,28 @@ class SegmentationNode(ManagedNode):
             self._images[camera.name] = ImageSubscription(
                 self,
                 CompressedImage if compressed else Image,
-                f"{camera.name}/image_raw" + ("/compressed" if compressed else ""),
+                camera.source.topic + ("/compressed" if compressed else ""),
                 partial(self._on_frame, camera),
                 self._settings.qos_reliability,
                 self._settings.qos_depth,
                 on_lost=camera.account.lost,
             )
+            self._infos.append(
+                ImageSubscription(
+                    self,
+                    CameraInfo,
+                    info_topic(camera.source.topic),
+                    partial(setattr, camera, "info"),
+                    self._settings.qos_reliability,
+                    depth=1,
+                )
+            )
 
     def _stop_hearing(self) -> None:
-        for images in self._images.values():
-            images.destroy()
+        for subscription in (*self._images.values(), *self._infos):
+            subscription.destroy()
         self._images.clear()
+        self._infos.clear()
         if self._worker:
             self._worker.stop()
 

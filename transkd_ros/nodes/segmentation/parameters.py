@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import NamedTuple, TypeVar
+
 from rclpy.parameter import Parameter
 
 from transkd_ros.model.engines import ENGINES, PRECISIONS
-from transkd_ros.nodes.options import ALWAYS, CONFIGURE, START, Option, cameras_refusal
+from transkd_ros.nodes.options import ALWAYS, CONFIGURE, START, Option, cameras_refusal, topics_refusal
 from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES
+from transkd_ros.region import Region
 from transkd_ros.resources import DEFAULT_MODEL
 from transkd_ros.segmenter import mask_size_refusal
 
+T = TypeVar("T")
 RATES = (0.0, 1000.0)  # Hz
 OPTIONS = (
-    Option("cameras", ["camera"], "Names of the cameras; their topics are <camera>/image_raw."),
+    Option("cameras", ["camera"], "Names of the cameras; their masks are on <camera>/segmentation/mask."),
+    Option(
+        "image_topics",
+        ["image_raw"],
+        "Where the images are, below the camera's name, or absolute: one for all, or one for each camera.",
+    ),
+    Option(
+        "roi",
+        [0, 0, 0, 0],
+        "Region [top, left, height, width] that the network sees, for all or one for each camera; zeros: everything.",
+    ),
+    Option(
+        "fit",
+        "stretch",
+        "How frames fill the network's input: stretched, or in their aspect ratio between grey bars.",
+        choices=("stretch", "letterbox"),
+    ),
     Option(
         "image_transport",
         "raw",
@@ -35,6 +56,12 @@ OPTIONS = (
     Option("overlay_alpha", 0.5, "Opacity of the class colours on the overlay.", ALWAYS, limits=(0.0, 1.0)),
     Option("overlay_legend", True, "Name the classes with their colours on the overlay.", ALWAYS),
     Option("confidence", True, "Offer the confidence topic if the model has that output."),
+    Option(
+        "confidence_threshold",
+        0.0,
+        "Pixels of less confidence become the ignore id; 0: none.",
+        limits=(0.0, 1.0),
+    ),
     Option("lazy", False, "Segment only while someone listens to mask, overlay or confidence.", ALWAYS),
     Option("max_rate", 0.0, "Frames a second of each camera that are segmented; 0: all.", ALWAYS, limits=RATES),
     Option("max_total_rate", 0.0, "Frames a second of all cameras together; 0: no limit.", ALWAYS, limits=RATES),
@@ -67,6 +94,34 @@ OPTIONS = (
     Option("autostart", True, "Configure and activate without being asked.", START),
     Option("diagnostics_period", 1.0, "Seconds between two messages on /diagnostics.", START, limits=(0.05, 60.0)),
 )
+
+
+class CameraSource(NamedTuple):
+    """Where the frames of a camera come from: its name, the topic of the raw images, and the region to be seen."""
+
+    name: str
+    topic: str
+    region: Region | None
+
+
+def camera_sources(settings: SimpleNamespace) -> list[CameraSource]:
+    """One for each camera. Raises ValueError where the lists are not as long as that of the cameras."""
+    count = len(settings.cameras)
+    topics = _for_each(count, list(settings.image_topics), "image_topics")
+    edges = [tuple(settings.roi[i : i + 4]) for i in range(0, len(settings.roi), 4)]
+    regions = _for_each(count, [Region(*four) if any(four) else None for four in edges], "roi")
+    return [
+        CameraSource(name, topic if topic.startswith("/") else f"{name}/{topic}", region)
+        for name, topic, region in zip(settings.cameras, topics, regions, strict=True)
+    ]
+
+
+def _for_each(count: int, values: list[T], name: str) -> list[T]:
+    if len(values) not in (1, count):
+        raise ValueError(f"{name} is given {len(values)} times for {count} cameras; give one for all or one for each")
+    return values * count if len(values) == 1 else values
+
+
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 
@@ -84,6 +139,10 @@ def refusal(parameter: Parameter, configured: bool) -> str:
         return mask_size_refusal(value)
     if option.name == "cameras":
         return cameras_refusal(value)
+    if option.name == "image_topics":
+        return topics_refusal(value)
+    if option.name == "roi" and (not value or len(value) % 4 or min(value) < 0):
+        return f"roi is {list(value)}, not [top, left, height, width] in pixels, for all cameras or one for each"
     if option.name == "input_size" and not (len(value) == 2 and (all(n > 0 for n in value) or not any(value))):
         return f"input_size is {list(value)}, not [height, width] in pixels or [0, 0]"
     return ""

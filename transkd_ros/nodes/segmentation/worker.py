@@ -138,10 +138,11 @@ class Worker:
         start = time.perf_counter()
         if isinstance(message, Image):
             frame = decode_image(message)
-        else:  # decoded no larger than the network needs, unless its pixels are to be shown
-            frame = decode_compressed(message, None if camera.has_viewer() else segmenter.runtime.input_size)
+        else:  # decoded no larger than the network needs, unless its pixels are to be shown, or cut out of
+            all_pixels = camera.has_viewer() or camera.region
+            frame = decode_compressed(message, None if all_pixels else segmenter.runtime.input_size)
         decoded = time.perf_counter()
-        segmentation = segmenter(frame, camera.has_confidence_listener())
+        segmentation = segmenter(frame, camera.has_confidence_listener(), camera.region)
         segmented = time.perf_counter()
         camera.publish(message.header, frame, segmentation)
         end = time.perf_counter()
