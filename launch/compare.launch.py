@@ -37,7 +37,7 @@ def side_arguments(side: str) -> list[DeclareLaunchArgument]:
         override(side, f"Model of the {side}: name of a shipped one, or path of a bundle."),
         override(f"{side}_engine", f"Engine of the {side}: auto, openvino, onnxruntime or torch."),
         override(f"{side}_device", f"Device of the {side}: auto, cpu, gpu or npu (Intel), cuda or tensorrt (NVIDIA)."),
-        override(f"{side}_precision", f"Arithmetic of the {side}: auto, fp32, bf16 or fp16."),
+        override(f"{side}_precision", f"Arithmetic of the {side}: auto, fp32, bf16, fp16 or int8."),
         override(f"{side}_input_size", f"Height and width that the {side} sees, e.g. [384,512]."),
         override(f"{side}_threads", f"CPU threads of the {side}, e.g. half of the cores each; 0: the engine's choice."),
     ]

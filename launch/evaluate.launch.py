@@ -47,7 +47,7 @@ ARGUMENTS = [
     argument("player", "ros2bag, bag_player (of this package), or auto: ros2bag where it is.", "auto", PLAYERS),
     override("engine", "Inference engine: auto, openvino, onnxruntime or torch."),
     override("device", "Device: auto, cpu, gpu or npu (Intel), cuda or tensorrt (NVIDIA)."),
-    override("precision", "Arithmetic of the network: auto, fp32, bf16 or fp16."),
+    override("precision", "Arithmetic of the network: auto, fp32, bf16, fp16 or int8."),
     DDS_PROFILE,
     LOG_LEVEL,
     argument("params_file", "Parameter file of evaluation and player.", str(CONFIG / "evaluate.yaml")),

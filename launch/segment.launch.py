@@ -28,7 +28,7 @@ ARGUMENTS = [
     override("model", "Name of a shipped model, or path of a model bundle."),
     override("engine", "Inference engine: auto, openvino, onnxruntime or torch."),
     override("device", "Device: auto, cpu, gpu or npu (Intel), cuda or tensorrt (NVIDIA)."),
-    override("precision", "Arithmetic of the network: auto, fp32, bf16 or fp16."),
+    override("precision", "Arithmetic of the network: auto, fp32, bf16, fp16 or int8."),
     override("overlay", "Offer the topic <camera>/segmentation/overlay.", SWITCH),
     override("compressed", "Subscribe to <camera>/image_raw/compressed.", SWITCH),
     override("autostart", "Configure and activate at start; false leaves it to ros2 lifecycle.", SWITCH),

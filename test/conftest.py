@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,13 @@ def ros_domain() -> int:
     return 1 + run % 25 * 4 + int(worker.removeprefix("gw") or 0) % 4
 
 
-# Child processes inherit both.
+# What is measured and compiled is kept apart from the user's own. Not matplotlib's list of fonts, which takes seconds.
+_cache = tempfile.TemporaryDirectory(prefix="transkd_ros-cache-")
+_fonts = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "matplotlib"
+os.environ.setdefault("MPLCONFIGDIR", str(_fonts))
+os.environ["XDG_CACHE_HOME"] = _cache.name
+
+# Child processes inherit all of it.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(ros_domain())
 
@@ -103,6 +110,29 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A real bundle of three classes: mask = index of the brightest channel, confidence = its value."""
     files = {"model.onnx": tiny_onnx(), "weights.safetensors": EMPTY_SAFETENSORS}
     return write_bundle(tmp_path_factory.mktemp("models") / "tiny", TINY_FIELDS, files)
+
+
+def int8_onnx() -> bytes:
+    """The tiny graph in int8: its classes differ where the channels of a pixel differ by less than a step of 4."""
+    from onnx import helper, load_from_string, numpy_helper
+
+    model = load_from_string(tiny_onnx())
+    scale, zero = np.array(4, np.float32), np.array(0, np.uint8)
+    model.graph.initializer.extend([numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(zero, "zero")])
+    at = next(index for index, node in enumerate(model.graph.node) if "logits" in node.output)
+    model.graph.node[at].output[0] = "float_logits"
+    for offset, (kind, source, made) in enumerate(
+        (("QuantizeLinear", "float_logits", "stored"), ("DequantizeLinear", "stored", "logits")), start=1
+    ):
+        model.graph.node.insert(at + offset, helper.make_node(kind, [source, "scale", "zero"], [made]))
+    return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with a quantised graph beside the float one."""
+    files = {"model.onnx": tiny_onnx(), "model.int8.onnx": int8_onnx(), "weights.safetensors": EMPTY_SAFETENSORS}
+    return write_bundle(tmp_path_factory.mktemp("models") / "tiny_int8", TINY_FIELDS, files)
 
 
 def renamed(bundle: Bundle, folder: Path, classes: tuple[str, ...]) -> Bundle:

@@ -12,8 +12,8 @@ from conftest import EMPTY_SAFETENSORS, TINY_FIELDS
 
 from transkd_ros.model import engines as runtimes
 from transkd_ros.model.bundle import BundleError, write_bundle
-from transkd_ros.model.engines import PRECISIONS, RuntimeUnavailable, describe_engines, open_runtime
-from transkd_ros.model.engines.base import choose_precision
+from transkd_ros.model.engines import RuntimeUnavailable, describe_engines, open_runtime
+from transkd_ros.model.engines.base import choose_precisions
 from transkd_ros.model.engines.torch_program import read_program
 
 
@@ -62,7 +62,7 @@ def no_gpu(monkeypatch):
 
 # ---- every engine --------------------------------------------------------------------------------
 def test_mask_and_confidence_are_those_of_the_graph(bundle, engine, colours):
-    runtime = open_runtime(bundle, engine, device="cpu")
+    runtime = open_runtime(bundle, engine, device="cpu", precision="fp32")
     mask, confidence = runtime.infer(colours)
     assert mask.dtype == confidence.dtype == np.uint8
     np.testing.assert_array_equal(mask, colours.argmax(2))
@@ -103,7 +103,7 @@ def test_an_image_of_another_shape_dtype_or_layout_is_refused(bundle, engine, co
 def test_a_precision_the_device_lacks_is_refused_and_the_others_named(bundle, engine):
     """What a CPU lacks differs: none has all of bf16, fp16 and fp32 in ONNX Runtime, and newer ones do in OpenVINO."""
     refused = []
-    for precision in PRECISIONS[1:]:
+    for precision in ("fp32", "bf16", "fp16"):
         try:
             open_runtime(bundle, engine, device="cpu", precision=precision).close()
         except RuntimeUnavailable as error:
@@ -115,7 +115,7 @@ def test_a_precision_the_device_lacks_is_refused_and_the_others_named(bundle, en
 
 def test_a_precision_that_no_device_has_is_refused_and_those_there_are_named():
     with pytest.raises(RuntimeUnavailable, match="openvino on CPU has no fp8; it has fp32, bf16"):
-        choose_precision("openvino", "CPU", "fp8", ("fp32", "bf16"))
+        choose_precisions("openvino", "CPU", "fp8", ("fp32", "bf16"))
 
 
 def test_bf16_gives_the_same_classes_where_the_cpu_has_it(bundle, engine, colours):
@@ -157,21 +157,21 @@ def test_a_graph_whose_output_breaks_the_contract_is_refused(tmp_path, tiny_bund
 
 
 def test_torch_without_an_exported_program_names_the_export_option(tiny_bundle):
-    with pytest.raises(RuntimeUnavailable, match=r"no model\.pt2.*export\.py --torch"):
+    with pytest.raises(RuntimeUnavailable, match=r"no model\.pt2.*export\.py .*--torch"):
         open_runtime(tiny_bundle, "torch")
 
 
 # ---- the choice ----------------------------------------------------------------------------------
-def test_auto_takes_openvino_where_there_is_no_gpu_and_says_why(tiny_bundle, no_gpu):
+def test_untimed_auto_takes_openvino_where_there_is_no_gpu_and_says_why(tiny_bundle, no_gpu):
     pytest.importorskip("openvino")
-    runtime = open_runtime(tiny_bundle)
+    runtime = open_runtime(tiny_bundle, tune=False)
     assert runtime.reason == f"openvino on {runtime.device} ({runtime.precision}): no NVIDIA GPU found"
 
 
 def test_auto_falls_back_to_the_next_engine_when_one_is_not_installed(tiny_bundle, no_gpu, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(runtimes, "_engine_module", without("openvino", runtimes._engine_module))
-    reason = open_runtime(tiny_bundle).reason
+    reason = open_runtime(tiny_bundle, tune=False).reason
     assert reason == "onnxruntime on CPU (fp32): no NVIDIA GPU found; openvino not installed"
 
 
@@ -184,21 +184,56 @@ def without(missing, engine_module):
     return find
 
 
-def test_auto_with_a_gpu_prefers_torch_then_tensorrt_then_cuda(monkeypatch, tiny_bundle):
+def test_on_a_gpu_torch_comes_before_tensorrt_cuda_and_the_cpu(monkeypatch, torch_bundle):
+    """The order in which candidates are timed, and taken where they are not."""
     tried = []
 
-    def load(engine, bundle, options, because):
+    def load(engine, bundle, options):
         tried.append((engine, options.device))
         raise RuntimeUnavailable("refused")
 
+    class Library:
+        def __init__(self, *names):
+            self.devices, self.precisions = lambda: dict.fromkeys(names, ""), lambda device: ("fp32",)
+
+    there = {"torch": Library("CUDA", "CPU"), "openvino": Library("CPU")}
+    there["onnxruntime"] = Library("TensorRT", "CUDA", "CPU")
     monkeypatch.setattr(runtimes, "_has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(runtimes, "_engine_module", there.__getitem__)
     monkeypatch.setattr(runtimes, "_load", load)
-    with pytest.raises(RuntimeUnavailable, match=r"no engine runs .*tiny: refused$"):
-        open_runtime(tiny_bundle)
+    with pytest.raises(RuntimeUnavailable, match=r"refused$"):
+        open_runtime(torch_bundle, tune=False)
     gpu = [("torch", "CUDA"), ("onnxruntime", "TensorRT"), ("onnxruntime", "CUDA")]
-    assert tried == [*gpu, ("openvino", "auto"), ("onnxruntime", "CPU")]
+    assert tried == [*gpu, ("openvino", "CPU"), ("onnxruntime", "CPU")]
 
 
+# ---- int8 ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("graph_engine", ["openvino", "onnxruntime"])
+def test_int8_runs_the_quantised_graph_and_the_other_precisions_the_float_one(int8_bundle, graph_engine):
+    pytest.importorskip(graph_engine)
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:] = (100, 101, 99)  # one step of the quantised graph
+    float_mask = open_runtime(int8_bundle, graph_engine, "cpu", "fp32").infer(image).mask
+    quantised = open_runtime(int8_bundle, graph_engine, "cpu", "int8")
+    assert quantised.precision == "int8"
+    assert np.all(float_mask == 1) and np.all(quantised.infer(image).mask == 0)
+
+
+def test_int8_of_a_bundle_without_it_names_the_export_option(tiny_bundle):
+    for engine in ("auto", "openvino", "onnxruntime"):
+        with pytest.raises(RuntimeUnavailable, match=r"tiny has no model\.int8\.onnx.*--bundle .*tiny --int8"):
+            open_runtime(tiny_bundle, engine, precision="int8")
+
+
+def test_torch_has_no_int8(torch_bundle, int8_bundle):
+    files = {name: int8_bundle.path / name for name in int8_bundle.manifest.files}
+    files["model.pt2"] = torch_bundle.exported_program
+    both = write_bundle(torch_bundle.path.parent / "both", TINY_FIELDS, files)
+    with pytest.raises(RuntimeUnavailable, match="no int8; it has fp32"):
+        open_runtime(both, "torch", "cpu", "int8")
+
+
+# ---- devices -------------------------------------------------------------------------------------
 def test_cuda_without_a_gpu_says_so(tiny_bundle, no_gpu):
     with pytest.raises(RuntimeUnavailable, match="no NVIDIA GPU found"):
         open_runtime(tiny_bundle, device="cuda")

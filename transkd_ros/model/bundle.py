@@ -1,8 +1,8 @@
 """The model bundle: the folder that training writes and the vehicle reads.
 
 A bundle holds `manifest.json`, `model.onnx`, `weights.safetensors`, usually a model card `README.md`, and
-optionally `model.pt2` for the torch engine. Here are the manifest with its checks, the hashes, loading and
-writing. Running the graph is the business of `transkd_ros.model.engines`.
+optionally `model.int8.onnx`, the same graph quantised, and `model.pt2` for the torch engine. Here are the manifest
+with its checks, the hashes, loading and writing. Running the graph is the business of `transkd_ros.model.engines`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transkd_ros.model.labels import LabelTable
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL_ONNX = "model.onnx"
+INT8_ONNX = "model.int8.onnx"
 WEIGHTS = "weights.safetensors"
 EXPORTED_PROGRAM = "model.pt2"
 REQUIRED_FILES = (MODEL_ONNX, WEIGHTS)
@@ -183,6 +184,11 @@ class Bundle:
     @property
     def model_onnx(self) -> Path:
         return self.path / MODEL_ONNX
+
+    @property
+    def int8_onnx(self) -> Path | None:
+        """The quantised graph `model.int8.onnx`, or None where the bundle was exported without one."""
+        return self.path / INT8_ONNX if INT8_ONNX in self.manifest.files else None
 
     @property
     def weights(self) -> Path:

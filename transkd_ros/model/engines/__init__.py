@@ -1,42 +1,49 @@
-"""Engines that run a bundle's graph behind one small protocol, and the choice of the fastest one here.
+"""Engines that run a bundle's graph behind one small protocol, and which of them can run one here.
 
-One module per engine (`openvino_engine`, `onnxruntime_engine`, `torch_engine`); what they share is in `base`.
-An engine's library is imported only when that engine is tried.
+One module per engine (`openvino_engine`, `onnxruntime_engine`, `torch_engine`); what they share is in `base`. An
+engine's library is imported only when that engine is tried. How the fastest is found is in `transkd_ros.model.tuning`.
 """
 
 from __future__ import annotations
 
 import importlib
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from transkd_ros.model.bundle import EXPORTED_PROGRAM, Bundle, BundleError
+from transkd_ros.model import tuning
+from transkd_ros.model.bundle import EXPORTED_PROGRAM, INT8_ONNX, Bundle, BundleError
 from transkd_ros.model.choices import ENGINES, PRECISIONS
-from transkd_ros.model.engines.base import LoadOptions, Prediction, Runtime, RuntimeUnavailable
+from transkd_ros.model.engines.base import (
+    Candidate,
+    LoadOptions,
+    Prediction,
+    Runtime,
+    RuntimeUnavailable,
+    choose_device,
+    choose_precisions,
+)
+from transkd_ros.reports.machine import machine, versions
 
 __all__ = [
     "ENGINES",
     "PRECISIONS",
+    "Candidate",
     "EngineInfo",
     "Prediction",
     "Runtime",
     "RuntimeUnavailable",
     "describe_engines",
     "open_runtime",
+    "tune",
 ]
 
-_SPEED_ORDER = (  # fastest first
-    ("torch", "CUDA"),
-    ("onnxruntime", "TensorRT"),
-    ("onnxruntime", "CUDA"),
-    ("openvino", "auto"),
-    ("onnxruntime", "CPU"),
-)
-_NVIDIA_DEVICES = ("CUDA", "TensorRT")
+NO_GPU = "no NVIDIA GPU found"
+_NVIDIA = ("cuda", "tensorrt")
 _SIZE_RANGE = (32, 4096)  # pixels
 
 
@@ -57,38 +64,51 @@ def open_runtime(
     input_size: tuple[int, int] | None = None,
     threads: int = 0,
     want_confidence: bool = True,
+    tune: bool = True,
 ) -> Runtime:
     """Load `bundle` on an engine and warm it up; `.reason` says what was chosen and why.
 
-    engine: "auto" (the fastest that works here) or one of ENGINES.
+    engine: "auto" or one of ENGINES.
     device: "auto", "cpu", "gpu" or "npu" (Intel's), "cuda", "tensorrt", in any case.
-    precision: one of PRECISIONS; "auto" is what the device computes fastest.
+    precision: one of PRECISIONS; "int8" is the bundle's quantised graph.
     input_size: (H, W) pixels, multiples of the manifest's `size_divisor` in 32..4096; None = the manifest's.
     threads: CPU threads; 0 = the engine's own choice.
     want_confidence: False leaves the confidence map out of the graph.
+    tune: what "auto" leaves open is timed here, or remembered from when it was (see `model.tuning`); False takes the
+        first that works in the order in which they are fast on most machines.
 
     Raises ValueError for an argument outside its range, RuntimeUnavailable where this machine cannot do what
     was asked, BundleError for a bundle that breaks the graph contract.
     """
-    size = bundle.manifest.input_size if input_size is None else input_size
-    _check_arguments(bundle, engine, precision, size, threads)
-    outputs = bundle.manifest.outputs if want_confidence else ("mask",)
-    options = LoadOptions(device, precision, size, threads, outputs)
-    if engine != "auto":
-        return _load(engine, bundle, options, because="as asked")
+    ways = _ways(bundle, engine, device, precision, input_size, threads, want_confidence)
+    if tune and len(ways.candidates) > 1:
+        choice = _fastest(ways)
+        return _explained(choice.runtime, str(choice))
 
-    passed_over: dict[str, None] = {}  # reasons, each once, in order
-    for candidate, candidate_device in _candidates(device):
+    reasons = ways.passed_over
+    for candidate in ways.candidates:
         try:
-            if candidate_device in _NVIDIA_DEVICES and not _has_nvidia_gpu():
-                raise RuntimeUnavailable(
-                    "no NVIDIA GPU found"
-                )  # known without importing torch, which takes seconds
-            because = "; ".join(passed_over) or "the fastest here"
-            return _load(candidate, bundle, options._replace(device=candidate_device), because)
+            because = "as asked" if engine != "auto" else "; ".join(reasons) or "the fastest on most machines"
+            return _explained(ways.load(candidate), because)
         except RuntimeUnavailable as error:
-            passed_over[str(error)] = None
-    raise RuntimeUnavailable(f"no engine runs {bundle.path}: {'; '.join(passed_over)}")
+            reasons.append(str(error))
+    raise _none_runs(bundle, reasons)
+
+
+def tune(
+    bundle: Bundle,
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    input_size: tuple[int, int] | None = None,
+    threads: int = 0,
+    want_confidence: bool = True,
+) -> tuning.Choice:
+    """Time every candidate of `open_runtime` with these arguments, however long it takes, and remember it for it.
+
+    The runtime of the result is the caller's to close. Raises as `open_runtime` does.
+    """
+    return _fastest(_ways(bundle, engine, device, precision, input_size, threads, want_confidence), afresh=True)
 
 
 def describe_engines() -> list[EngineInfo]:
@@ -96,7 +116,7 @@ def describe_engines() -> list[EngineInfo]:
     infos = []
     for engine in ENGINES:
         if engine == "torch" and not _has_nvidia_gpu():
-            infos.append(EngineInfo(engine, "CUDA", False, "no NVIDIA GPU found"))
+            infos.append(EngineInfo(engine, "CUDA", False, NO_GPU))
             continue
         try:
             devices = _engine_module(engine).devices()
@@ -105,6 +125,126 @@ def describe_engines() -> list[EngineInfo]:
             continue
         infos += [EngineInfo(engine, device, True, note) for device, note in devices.items()]
     return infos
+
+
+# ---- the ways to run a bundle here ---------------------------------------------------------------
+@dataclass(frozen=True)
+class _Ways:
+    """Candidates, likely fastest first; why others are none; and what it takes to load one and to remember its time."""
+
+    bundle: Bundle
+    candidates: list[Candidate]
+    passed_over: list[str]
+    size: tuple[int, int]
+    threads: int
+    outputs: tuple[str, ...]
+
+    def load(self, candidate: Candidate) -> Runtime:
+        options = LoadOptions(candidate.device, candidate.precision, self.size, self.threads, self.outputs)
+        return _load(candidate.engine, self.bundle, options)
+
+    def key(self) -> dict[str, Any]:
+        """All that the candidates' times depend on, JSON-ready."""
+        return {
+            "machine": machine(),
+            "versions": versions(),
+            "bundle": self.bundle.manifest.files,
+            "input_size": list(self.size),
+            "threads": self.threads,
+            "outputs": list(self.outputs),
+            "candidates": [list(candidate) for candidate in self.candidates],
+        }
+
+
+def _ways(
+    bundle: Bundle,
+    engine: str,
+    device: str,
+    precision: str,
+    input_size: tuple[int, int] | None,
+    threads: int,
+    want_confidence: bool,
+) -> _Ways:
+    size = bundle.manifest.input_size if input_size is None else input_size
+    _check_arguments(bundle, engine, precision, size, threads)
+    if precision == "int8" and bundle.int8_onnx is None:
+        raise RuntimeUnavailable(
+            f"{bundle.path} has no {INT8_ONNX}, which int8 needs; "
+            f"add it with `python training/export.py --bundle {bundle.path} --int8`"
+        )
+    if device.lower() in _NVIDIA and not _has_nvidia_gpu():
+        raise RuntimeUnavailable(NO_GPU)
+    candidates: list[Candidate] = []
+    reasons: list[str] = []
+    for name in ENGINES if engine == "auto" else (engine,):
+        try:
+            if engine == "auto" and name == "torch" and not _has_nvidia_gpu():
+                raise RuntimeUnavailable(NO_GPU)  # known without importing torch, which takes seconds
+            candidates += _candidates(bundle, name, device, precision)
+        except RuntimeUnavailable as error:
+            reasons.append(str(error))
+    if not candidates:
+        raise _none_runs(bundle, reasons)
+    candidates.sort(key=_rank)
+    outputs = bundle.manifest.outputs if want_confidence else ("mask",)
+    return _Ways(bundle, candidates, reasons, size, threads, outputs)
+
+
+def _candidates(bundle: Bundle, engine: str, device: str, precision: str) -> list[Candidate]:
+    """The devices and precisions of one engine that were asked for. Raises RuntimeUnavailable where it has none."""
+    if engine == "torch" and bundle.exported_program is None:
+        raise RuntimeUnavailable(
+            f"{bundle.path} has no {EXPORTED_PROGRAM}, which torch needs; "
+            f"add it with `python training/export.py --bundle {bundle.path} --torch`"
+        )
+    module = _engine_module(engine)
+    devices = [name for name in module.devices() if name.lower() not in _NVIDIA or _has_nvidia_gpu()]
+    if device != "auto":
+        devices = [choose_device(engine, device, devices)]
+    elif engine == "torch":
+        devices = [name for name in devices if name != "CPU"]  # its CPU is for checks only
+        if not devices:
+            raise RuntimeUnavailable(f"{engine} finds no CUDA GPU; ask for device cpu to run it on the CPU")
+    found: list[Candidate] = []
+    refused = ""
+    for name in devices:
+        available = [kind for kind in module.precisions(name) if kind != "int8" or bundle.int8_onnx]
+        try:
+            found += [Candidate(engine, name, kind) for kind in choose_precisions(engine, name, precision, available)]
+        except RuntimeUnavailable as error:
+            refused = refused or str(error)
+    if not found:
+        raise RuntimeUnavailable(refused)
+    return found
+
+
+def _rank(candidate: Candidate) -> int:
+    """How fast a candidate is on most machines, fastest first."""
+    by_device = {"TensorRT": 1, "CUDA": 2 if candidate.engine == "onnxruntime" else 0}
+    if candidate.device in by_device:
+        return by_device[candidate.device]
+    return 3 if candidate.engine == "openvino" else 4
+
+
+def _fastest(ways: _Ways, afresh: bool = False) -> tuning.Choice:
+    try:
+        return tuning.fastest(ways.candidates, ways.load, ways.key(), afresh)
+    except RuntimeUnavailable as error:
+        raise _none_runs(ways.bundle, [*ways.passed_over, str(error)]) from error
+
+
+def _none_runs(bundle: Bundle, reasons: list[str]) -> RuntimeUnavailable:
+    different = list(dict.fromkeys(reasons))
+    if len(different) == 1:
+        return RuntimeUnavailable(different[0])
+    return RuntimeUnavailable(f"no engine runs {bundle.path}: {'; '.join(different)}")
+
+
+def _explained(runtime: Runtime, because: str) -> Runtime:
+    runtime.reason = f"{runtime.engine} on {runtime.device} ({runtime.precision}): {because}"
+    if fallen_back := getattr(runtime, "fallen_back", ""):
+        runtime.reason += f"; {fallen_back}"
+    return runtime
 
 
 def _check_arguments(
@@ -123,22 +263,8 @@ def _check_arguments(
         raise ValueError(f"threads is {threads}; give 0 for the engine's own choice, or a positive number")
 
 
-def _candidates(device: str) -> list[tuple[str, str]]:
-    """The engines and devices that `device` allows, fastest first."""
-    if device == "auto":
-        return list(_SPEED_ORDER)
-    named = [(engine, name) for engine, name in _SPEED_ORDER if name.lower() == device.lower()]
-    is_nvidia = device.lower() in (name.lower() for name in _NVIDIA_DEVICES)
-    return named if is_nvidia else [("openvino", device), *named]
-
-
-def _load(engine: str, bundle: Bundle, options: LoadOptions, because: str) -> Runtime:
+def _load(engine: str, bundle: Bundle, options: LoadOptions) -> Runtime:
     """Load and warm up; whatever an engine's library throws becomes one line."""
-    if engine == "torch" and bundle.exported_program is None:
-        raise RuntimeUnavailable(
-            f"{bundle.path} has no {EXPORTED_PROGRAM}, which torch needs; "
-            "export the model with `python training/export.py --torch`"
-        )
     module = _engine_module(engine)
     try:
         runtime: Runtime = module.load(bundle, options)
@@ -155,7 +281,6 @@ def _load(engine: str, bundle: Bundle, options: LoadOptions, because: str) -> Ru
                 f"{bundle.path}: output {name} is {output.dtype} {output.shape}, "
                 f"not uint8 {options.input_size}; export the model again"
             )
-    runtime.reason = f"{engine} on {runtime.device} ({runtime.precision}): {because}"
     return runtime
 
 

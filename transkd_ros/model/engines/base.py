@@ -1,8 +1,8 @@
 """What every engine shares: the Runtime protocol, its result, and how devices and precisions are chosen.
 
-An engine is a module of this package with two functions: `devices()` lists what it can use on this machine,
-its best device first, and `load(bundle, options)` makes a Runtime. `open_runtime` in the package's `__init__`
-picks among them.
+An engine is a module of this package with three functions: `devices()` lists what it can use on this machine, its
+best device first, `precisions(device)` what one computes in, the likely fastest first, and `load(bundle, options)`
+makes a Runtime. `open_runtime` in the package's `__init__` picks among them.
 """
 
 from __future__ import annotations
@@ -42,36 +42,43 @@ class Runtime(Protocol):
         ...
 
 
+class Candidate(NamedTuple):
+    """One way to run a bundle here: one of an engine's devices, in one of its precisions."""
+
+    engine: str
+    device: str
+    precision: str
+
+    def __str__(self) -> str:
+        return " ".join(self)
+
+
 class LoadOptions(NamedTuple):
     """How a graph is to be loaded; every engine's `load(bundle, options)` takes one."""
 
-    device: str  # "auto" or a device's name in any case
-    precision: str  # "auto", "fp32", "bf16" or "fp16"
+    device: str  # one of the engine's devices()
+    precision: str  # one of the device's precisions(); "int8" only if the bundle has a quantised graph
     input_size: tuple[int, int]  # (H, W)
     threads: int  # CPU threads; 0 = the engine's own choice
     outputs: tuple[str, ...]  # ("mask",) or ("mask", "confidence")
 
 
 def choose_device(engine: str, requested: str, available: Sequence[str]) -> str:
-    """`requested` among `available` (best first); "auto" is the first. RuntimeUnavailable if not there."""
-    if requested == "auto":
-        return available[0]
+    """`requested`, in any case, among `available`. RuntimeUnavailable if not there."""
     for device in available:
-        if requested.lower() in (
-            device.lower(),
-            device.lower().split(".")[0],
-        ):  # "gpu" is the first of GPU.0, GPU.1
+        # "gpu" is the first of GPU.0, GPU.1
+        if requested.lower() in (device.lower(), device.lower().split(".")[0]):
             return device
     raise RuntimeUnavailable(f"{engine} has no device {requested!r} here; it has {', '.join(available)}")
 
 
-def choose_precision(engine: str, device: str, requested: str, available: Sequence[str]) -> str:
-    """`requested` among `available` (best first); "auto" is the first. RuntimeUnavailable if not there."""
+def choose_precisions(engine: str, device: str, requested: str, available: Sequence[str]) -> Sequence[str]:
+    """`requested` if it is `available`; "auto" is all there are. RuntimeUnavailable if not there."""
     if requested == "auto":
-        return available[0]
+        return available
     if requested not in available:
         raise RuntimeUnavailable(f"{engine} on {device} has no {requested}; it has {', '.join(available)}")
-    return requested
+    return [requested]
 
 
 def check_image(image: np.ndarray, input_size: tuple[int, int]) -> None:

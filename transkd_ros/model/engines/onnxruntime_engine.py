@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from transkd_ros.model.bundle import Bundle
-from transkd_ros.model.engines.base import (
-    LoadOptions,
-    Prediction,
-    RuntimeUnavailable,
-    check_image,
-    choose_device,
-    choose_precision,
-)
+from transkd_ros.model.cache import CacheUnavailable, machine_folder
+from transkd_ros.model.engines.base import LoadOptions, Prediction, RuntimeUnavailable, check_image
 
 ENGINE = "onnxruntime"
-_PROVIDERS = {  # fastest first
+_PROVIDERS = {  # fastest first; what one cannot run, the next of them does
     "TensorRT": "TensorrtExecutionProvider",
     "CUDA": "CUDAExecutionProvider",
     "CPU": "CPUExecutionProvider",
 }
-# The CUDA and CPU providers compute in the graph's own fp32; TensorRT alone can lower it by itself.
-_PRECISIONS = {"TensorRT": ("fp16", "fp32"), "CUDA": ("fp32",), "CPU": ("fp32",)}
+# The CUDA and CPU providers compute in the graph's own arithmetic; TensorRT alone can lower it by itself.
+_PRECISIONS = {"TensorRT": ("int8", "fp16", "fp32"), "CUDA": ("fp32",), "CPU": ("int8", "fp32")}
 
 
 def devices() -> dict[str, str]:
@@ -33,33 +28,42 @@ def devices() -> dict[str, str]:
     return {device: ", ".join(_PRECISIONS[device]) for device, name in _PROVIDERS.items() if name in offered}
 
 
+def precisions(device: str) -> tuple[str, ...]:
+    """What the device computes in, the likely fastest first; int8 needs a quantised graph."""
+    return _PRECISIONS[device]
+
+
 def load(bundle: Bundle, options: LoadOptions) -> OnnxRuntime:
     return OnnxRuntime(bundle, options)
 
 
 class OnnxRuntime:
-    """An ONNX Runtime session on one execution provider; implements `Runtime`."""
+    """An ONNX Runtime session on one execution provider; implements `Runtime`.
+
+    `fallen_back` names the nodes that the device cannot run, and who runs them; "" if there are none.
+    """
 
     engine = ENGINE
     reason = ""
 
     def __init__(self, bundle: Bundle, options: LoadOptions) -> None:
-        self.device = choose_device(ENGINE, options.device, list(devices()))
-        self.precision = choose_precision(ENGINE, self.device, options.precision, _PRECISIONS[self.device])
-        self.input_size = options.input_size
+        self.device, self.precision, self.input_size = options.device, options.precision, options.input_size
         session_options = ort.SessionOptions()
         session_options.intra_op_num_threads = options.threads
         session_options.log_severity_level = 3  # errors only
-        provider = _PROVIDERS[self.device]
-        provider_options: dict[str, Any] = {"trt_fp16_enable": True} if self.precision == "fp16" else {}
+        session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         self._session = ort.InferenceSession(
-            bundle.model_onnx, session_options, providers=[(provider, provider_options)]
+            bundle.int8_onnx if self.precision == "int8" else bundle.model_onnx,
+            session_options,
+            providers=_providers(self.device, self.precision),
         )
-        # A provider whose libraries are missing is dropped silently in favour of the CPU.
+        # A provider whose libraries are missing is dropped silently in favour of the next.
+        provider = _PROVIDERS[self.device]
         if self._session.get_providers()[0] != provider:
             raise RuntimeUnavailable(
                 f"{ENGINE} lists {self.device} but cannot start it; check the NVIDIA libraries"
             )
+        self.fallen_back = _fallen_back(self._session, provider)
         self._outputs = options.outputs
 
     def infer(self, image: np.ndarray) -> Prediction:
@@ -69,3 +73,37 @@ class OnnxRuntime:
 
     def close(self) -> None:
         del self._session
+
+
+def _providers(device: str, precision: str) -> list[tuple[str, dict[str, Any]]]:
+    """The device's provider and the slower ones, as far as this build has them, with their options."""
+    names = list(_PROVIDERS)
+    offered = ort.get_available_providers()
+    from_here = [_PROVIDERS[name] for name in names[names.index(device) :]]
+    providers: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in from_here if name in offered]
+    if device == "TensorRT":
+        options = providers[0][1]
+        options |= {"trt_fp16_enable": precision != "fp32", "trt_int8_enable": precision == "int8"}
+        try:
+            folder = str(machine_folder("tensorrt"))
+        except CacheUnavailable:  # then every start builds its engine anew
+            return providers
+        options |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": folder}
+        options |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": folder}
+    return providers
+
+
+def _fallen_back(session: ort.InferenceSession, provider: str) -> str:
+    """Which kinds of nodes run elsewhere than on `provider`, e.g. `CPU runs Shape, 2 Squeeze`; "" if none do."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):  # before 1.24
+        return ""
+    elsewhere: dict[str, Counter[str]] = {}
+    for assignment in session.get_provider_graph_assignment_info():
+        if assignment.ep_name != provider:
+            nodes = elsewhere.setdefault(assignment.ep_name.removesuffix("ExecutionProvider"), Counter())
+            nodes.update(node.op_type for node in assignment.get_nodes())
+    counted = {
+        name: ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in sorted(nodes.items()))
+        for name, nodes in elsewhere.items()
+    }
+    return "; ".join(f"{name} runs {nodes}" for name, nodes in counted.items())

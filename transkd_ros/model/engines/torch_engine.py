@@ -12,14 +12,7 @@ import numpy as np
 import torch
 
 from transkd_ros.model.bundle import EXPORTED_PROGRAM, Bundle
-from transkd_ros.model.engines.base import (
-    LoadOptions,
-    Prediction,
-    RuntimeUnavailable,
-    check_image,
-    choose_device,
-    choose_precision,
-)
+from transkd_ros.model.engines.base import LoadOptions, Prediction, check_image
 from transkd_ros.model.engines.torch_program import read_program
 
 ENGINE = "torch"
@@ -34,6 +27,11 @@ def devices() -> dict[str, str]:
     return gpu | {"CPU": "eager, for checks only"}
 
 
+def precisions(device: str) -> tuple[str, ...]:
+    """What the device computes in, the likely fastest first. Quantised graphs are not torch's."""
+    return _PRECISIONS[device]
+
+
 def load(bundle: Bundle, options: LoadOptions) -> TorchRuntime:
     return TorchRuntime(bundle, options)
 
@@ -45,14 +43,7 @@ class TorchRuntime:
     reason = ""
 
     def __init__(self, bundle: Bundle, options: LoadOptions) -> None:
-        available = list(devices())
-        if options.device == "auto" and available[0] != "CUDA":
-            raise RuntimeUnavailable(
-                f"{ENGINE} finds no CUDA GPU; ask for device cpu to run it on the CPU all the same"
-            )
-        self.device = choose_device(ENGINE, options.device, available)
-        self.precision = choose_precision(ENGINE, self.device, options.precision, _PRECISIONS[self.device])
-        self.input_size = options.input_size
+        self.device, self.precision, self.input_size = options.device, options.precision, options.input_size
         self._torch_device = torch.device(self.device.lower())
         program = torch.export.load(read_program(bundle.path / EXPORTED_PROGRAM)).module()
         _drop_dtype_assertions(program)

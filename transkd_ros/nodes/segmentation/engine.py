@@ -61,4 +61,5 @@ class Engine:
             tuple(settings.input_size) if any(settings.input_size) else None,
             settings.threads,
             want_confidence=settings.confidence,
+            tune=settings.tune,
         )

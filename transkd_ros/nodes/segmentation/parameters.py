@@ -44,6 +44,7 @@ OPTIONS = (
     Option("engine", "auto", "Inference engine.", choices=("auto", *ENGINES)),
     Option("device", "auto", "auto, cpu, gpu and npu (Intel), cuda or tensorrt (NVIDIA)."),
     Option("precision", "auto", "Arithmetic of the network.", choices=PRECISIONS),
+    Option("tune", True, "Time what `auto` leaves open, once per machine and model; false: take the usual order."),
     Option("input_size", [0, 0], "Height and width the network sees; [0, 0] is the model's own size."),
     Option("threads", 0, "CPU threads of the engine; 0 leaves it to the engine.", limits=(0, 1024)),
     Option(
