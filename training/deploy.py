@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 from training.networks import NetworkSpec, Normalise
 
+LIGHT = 4
+"""How many times fewer channels than the head a stage needs to be worth convolving at the head's size."""
+
 
 class DeployedNetwork(nn.Module):
     """The graph contract of a bundle around a network.
@@ -31,8 +34,11 @@ class DeployedNetwork(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        # Transposed first: OpenVINO 2026.4 gets an int8 graph wrong that has a transpose behind its first quantiser.
         logits = self.network(self.normalise(image.permute(0, 3, 1, 2)))
-        mask = logits.argmax(1).to(torch.uint8)
+        # Flat, because then engines lay the classes out one after the other, where the arg-max reads along the pixels:
+        # over channels-last logits OpenVINO takes twenty times as long.
+        mask = logits.flatten(2).argmax(1).view(image.shape[:3]).to(torch.uint8)
         confidence = logits[:, :, 2::4, 2::4].softmax(1).amax(1, keepdim=True)
         confidence = F.interpolate(confidence, scale_factor=4.0, mode="bilinear", align_corners=False).squeeze(1)
         return mask, (confidence * 255).round().to(torch.uint8)
@@ -42,7 +48,9 @@ class FoldedSegformerDecoder(nn.Module):
     """SegFormer's head with one 1×1 convolution a stage: projection, its slice of the fusion and the batch norm in one.
 
     The same function as the trained decoder in eval mode, up to rounding: linear maps of channels commute with
-    per-channel bilinear interpolation, whose weights sum to one, so biases pass through as well.
+    per-channel bilinear interpolation, whose weights sum to one, so biases pass through as well. A stage is therefore
+    interpolated on the side of its convolution that has fewer values, and the stages that come to the head's size
+    before it share one convolution, `together`.
     """
 
     def __init__(self, decoder: Any) -> None:
@@ -50,30 +58,41 @@ class FoldedSegformerDecoder(nn.Module):
         fusion, norm = decoder.fuse_stage[0], decoder.fuse_stage[1]
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         slices = fusion.weight.flatten(1).chunk(len(decoder.mlp_stage), dim=1)
-        bias = norm.bias - norm.running_mean * scale
-        self.stages = nn.ModuleList()
-        for mlp, weight in zip(decoder.mlp_stage, slices, strict=True):
-            fused = scale[:, None] * weight
-            stage: Any = nn.Conv2d(mlp.linear.in_features, fusion.out_channels, kernel_size=1)
-            stage.weight.data = (fused @ mlp.linear.weight)[:, :, None, None]
-            stage.bias.data = fused @ mlp.linear.bias + (0 if self.stages else bias)  # the norm's, once
-            self.stages.append(stage)
+        fused = [
+            (scale[:, None] * weight @ mlp.linear.weight, scale[:, None] * weight @ mlp.linear.bias)
+            for mlp, weight in zip(decoder.mlp_stage, slices, strict=True)
+        ]
+        width = fusion.out_channels
+        wide = [32 >> index > 4 and LIGHT * weight.shape[1] > width for index, (weight, _) in enumerate(fused)]
+        self.apart = wide.index(False)  # the first so many, from the coarsest on
+        self.stages = nn.ModuleList(_pointwise(*stage) for stage in fused[: self.apart])
+        weights, biases = zip(*fused[self.apart :], strict=True)
+        bias = norm.bias - norm.running_mean * scale  # once
+        self.together = _pointwise(torch.cat(weights, dim=1), sum(biases) + bias)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         height, width = features[0].shape[-2:]
         size = (height // 4, width // 4)
         maps = [stage for stage in features[1:] if stage.shape[1] > 0][::-1]
-        fused: Tensor | None = None
-        for index, (convolution, stage) in enumerate(zip(self.stages, maps, strict=True)):
-            stride = 32 >> index
-            if stride < 4:
-                stage = F.avg_pool2d(stage, 2)  # what bilinear interpolation to half the size is
-            part = convolution(stage)
-            if stride > 4:
-                part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
-            fused = part if fused is None else fused + part
-        assert fused is not None
+        fine = [_at_stride_4(stage, 32 >> index, size) for index, stage in enumerate(maps) if index >= self.apart]
+        fused = self.together(torch.cat(fine, dim=1))
+        for index, convolution in enumerate(self.stages):
+            fused = fused + _at_stride_4(convolution(maps[index]), 32 >> index, size)
         return F.relu(fused)
+
+
+def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A 1×1 convolution of `weight` (out, in) and `bias` (out)."""
+    convolution = nn.Conv2d(weight.shape[1], weight.shape[0], kernel_size=1)
+    convolution.weight.data, convolution.bias.data = weight[:, :, None, None], bias  # type: ignore[union-attr]
+    return convolution
+
+
+def _at_stride_4(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Maps of a stride brought to `size` bilinearly; of stride 2, that is the mean of each four."""
+    if stride < 4:
+        return F.avg_pool2d(maps, 2)
+    return maps if stride == 4 else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def fold(network: nn.Module) -> nn.Module:

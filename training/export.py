@@ -1,8 +1,12 @@
-"""Checkpoint to bundle: `python training/export.py --checkpoint runs/NAME/…/best.ckpt --output models/NAME`.
+"""Checkpoint to bundle: `python training/export.py --checkpoint runs/NAME/checkpoints/best.ckpt --output models/NAME`.
 
 The trained network is folded (`training.deploy`), exported to ONNX with free image size, and checked on real frames:
 the exported graph must give the class of the trained network on 99.9 % of the pixels, or nothing is written. With
-labelled frames the bundle itself is measured, as a vehicle will run it, and the numbers go into its manifest.
+labelled frames the bundle itself is measured, as a vehicle will run it, and the numbers go into its manifest. `--int8`
+adds the graph in int8 (`training.quantise`), which must come within half a point of mIoU.
+
+Size, data and recipe are those of the run that the checkpoint lies in; options override them. `--bundle models/NAME`
+takes the weights of a bundle instead, and exports and measures that anew.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import io
 import signal
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +25,67 @@ if __name__ == "__main__":  # run as a script: this folder is not the package's 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds; see `cli.run`
 
-import numpy as np
 import torch
 from safetensors.torch import save as save_safetensors
 
-from training.data.camvid import find_camvid
+from training.bundle_checks import MOST_LOST, ExportError, check_parity, lost_in_int8, measure
 from training.deploy import DeployedNetwork, fold
+from training.export_frames import Frames, Run, calibration_images, checked_frames
 from training.model_card import model_card
 from training.networks import SIZE_DIVISOR, count_macs, count_parameters
-from training.trained import Trained, TrainedError, read_checkpoint
+from training.quantise import QuantisationError, costs, quantise
+from training.trained import Trained, TrainedError, read_bundle, read_checkpoint
 from transkd_ros import cli
-from transkd_ros.bags.image_folder import ImageFolderError, list_frames, read_image, read_label
-from transkd_ros.evaluate.metrics import ConfusionMatrix
-from transkd_ros.frames import Frame
-from transkd_ros.model.bundle import EXPORTED_PROGRAM, MODEL_ONNX, WEIGHTS, Bundle, BundleError, write_bundle
-from transkd_ros.model.engines import RuntimeUnavailable, open_runtime
-from transkd_ros.scenes import Drive
-from transkd_ros.segmenter import Segmenter
+from transkd_ros.bags.image_folder import ImageFolderError
+from transkd_ros.bags.storage import BagError
+from transkd_ros.frames import Frame, FrameError
+from transkd_ros.model.bundle import (
+    EXPORTED_PROGRAM,
+    INT8_ONNX,
+    MANIFEST,
+    MODEL_ONNX,
+    WEIGHTS,
+    BundleError,
+    load_bundle,
+    write_bundle,
+)
+from transkd_ros.model.engines import RuntimeUnavailable
 
-MINIMUM_PARITY = 0.999
-PARITY_FRAMES = 24
-LICENCE = "Apache-2.0"
-Labelled = tuple[Frame, np.ndarray | None]
+INPUT_SIZE = (384, 512)
+"""(H, W) where neither a run nor an option says another."""
+PROBED = 8
+"""Frames on which the parts of a graph are told apart that lose too much in int8."""
+UNSTATED = "not stated"
 
 
-class ExportError(Exception):
-    """The bundle does not do what the network did."""
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a network, the run it is from where there is one, and what is known of it already."""
+
+    trained: Trained
+    run: Run | None
+    input_size: tuple[int, int]
+    known: dict[str, Any]  # fields of the manifest
+
+
+def source_of(arguments: argparse.Namespace) -> Source:
+    """From the bundle or the run, and over it the options. Raises OSError, TrainedError, BundleError, CommandError for
+    what cannot be read."""
+    run = None
+    if arguments.bundle:
+        manifest, trained = load_bundle(arguments.bundle).manifest, read_bundle(arguments.bundle)
+        known = {name: getattr(manifest, name) for name in ("role", "recipe", "seed", "licence", "data_note")}
+        size = manifest.input_size
+    else:
+        trained, run = read_checkpoint(arguments.checkpoint), Run.of(arguments.checkpoint)
+        known = {"role": "student", "recipe": "", "seed": trained.settings.get("seed")}
+        known |= {"licence": UNSTATED, "data_note": ""}
+        size = INPUT_SIZE
+        if run:
+            size = run.input_size
+            known |= {"recipe": str(run.path), "data_note": run.describe_data()}
+    options = {name: value for name in known if (value := getattr(arguments, name, None)) is not None}
+    return Source(trained, run, arguments.input_size or size, known | options)
 
 
 def export_onnx(deployed: DeployedNetwork, size: tuple[int, int]) -> tuple[bytes, torch.export.ExportedProgram]:
@@ -61,86 +101,27 @@ def export_onnx(deployed: DeployedNetwork, size: tuple[int, int]) -> tuple[bytes
     return onnx.model_proto.SerializeToString(), program
 
 
-def frames_of(images: Path | None, labels: Path | None) -> list[Labelled]:
-    """The frames of a folder, else of CamVid val where it is found, else rendered ones."""
-    if images is None and (root := find_camvid()) is not None:
-        images, labels = root / "val" / "images", root / "val" / "labels"
-    if images is None:
-        print("no images given and no CamVid found: checking on rendered scenes, measuring nothing")
-        return [(Frame(Drive(seed).frame(0)[0], "rgb8"), None) for seed in range(PARITY_FRAMES)]
-    return [
-        (frame := Frame(read_image(path.image), "bgr8"), read_label(path.label, frame.size) if path.label else None)
-        for path in list_frames(images, labels)
-    ]
-
-
-def check_parity(trained: Trained, bundle: Bundle, frames: list[Labelled]) -> float:
-    """The share of pixels, 0–1, on which the bundle's fp32 graph gives the trained network's class; ExportError below
-    MINIMUM_PARITY."""
-    runtime = open_runtime(bundle, "onnxruntime", "cpu", "fp32", want_confidence=False)
-    reference = DeployedNetwork(trained.network, trained.spec)  # neither folded nor exported
-    equal = []
-    for frame, _ in frames[:: max(1, len(frames) // PARITY_FRAMES)]:
-        image = frame.rgb(bundle.manifest.input_size)
-        with torch.inference_mode():
-            expected = reference(torch.from_numpy(image)[None])[0].squeeze(0).numpy()
-        equal.append((runtime.infer(image).mask == expected).mean())
-    parity = float(np.mean(equal))
-    if parity < MINIMUM_PARITY:
-        raise ExportError(f"the exported graph agrees on {parity:.4%} of the pixels, {MINIMUM_PARITY:.1%} are required")
-    return parity
-
-
-def measure(bundle: Bundle, frames: list[Labelled]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Accuracy of the bundle on the labelled frames, and its arg-max agreement of each precision with fp32.
-
-    Run by OpenVINO as on a vehicle: the frame resized to the model's input, the mask enlarged to the frame. Returns
-    ({precision: {"miou", "pixel_accuracy", "iou": {class: …}}}, {precision: agreement}), all 0–1.
-    """
-    exact = _masks(bundle, "fp32", frames)
-    accuracy = _accuracy(bundle, exact, frames)
-    agreement: dict[str, float] = {}
-    try:
-        reduced = _masks(bundle, "bf16", frames)
-    except RuntimeUnavailable as error:
-        print(f"bf16 not measured: {error}")
-        return {"fp32": accuracy} if accuracy else {}, agreement
-    agreement["bf16"] = float(np.mean([(a == b).mean() for a, b in zip(exact, reduced, strict=True)]))
-    metrics = {"fp32": accuracy, "bf16": _accuracy(bundle, reduced, frames)}
-    return {precision: values for precision, values in metrics.items() if values}, agreement
-
-
-def _masks(bundle: Bundle, precision: str, frames: list[Labelled]) -> list[np.ndarray]:
-    segmenter = Segmenter(open_runtime(bundle, "openvino", "cpu", precision, want_confidence=False))
-    return [segmenter(frame).mask for frame, _ in frames]
-
-
-def _accuracy(bundle: Bundle, masks: list[np.ndarray], frames: list[Labelled]) -> dict[str, Any]:
-    table = bundle.manifest.labels
-    confusion = ConfusionMatrix(len(table.names), table.ignore_id)
-    for mask, (_, label) in zip(masks, frames, strict=True):
-        if label is not None:
-            confusion.update(mask, label)
-    if not confusion.matrix.any():
-        return {}
-    iou = {name: round(float(value), 4) for name, value in zip(table.names, confusion.iou(), strict=True)}
-    accuracy = {"miou": round(confusion.miou(), 4), "pixel_accuracy": round(confusion.pixel_accuracy(), 4)}
-    return accuracy | {"frames": len(masks), "iou": {name: value for name, value in iou.items() if value == value}}
-
-
 def export(arguments: argparse.Namespace) -> None:
-    trained = read_checkpoint(arguments.checkpoint)
-    frames = frames_of(arguments.images, arguments.labels)
-    size = arguments.input_size
+    check_output(arguments.output, arguments.overwrite)
+    source = source_of(arguments)
+    trained, size = source.trained, source.input_size
+    frames = checked_frames(source.run, arguments.images, arguments.labels, arguments.split, trained.labels)
+    if arguments.int8 and not frames.labelled:
+        raise cli.CommandError("--int8 is checked on labelled frames, and there are none: give --images and --labels")
+
+    print(f"exporting {trained.spec} for {size[1]}x{size[0]}", flush=True)
     folded = fold(trained.network)
-    onnx, program = export_onnx(DeployedNetwork(folded, trained.spec), size)
-    files: dict[str, bytes | Path] = {MODEL_ONNX: onnx, WEIGHTS: save_safetensors(trained.network.state_dict())}
+    graph, program = export_onnx(DeployedNetwork(folded, trained.spec), size)
+    files: dict[str, bytes | Path] = {MODEL_ONNX: graph, WEIGHTS: save_safetensors(trained.network.state_dict())}
+    if arguments.int8:
+        images = calibration_images(source.run, arguments.calibration, size, arguments.int8_frames, trained.labels)
+        print(f"quantising, on {len(images)} frames", flush=True)
+        files[INT8_ONNX] = quantise(graph, images)
     if arguments.torch:
         torch.export.save(program, archive := io.BytesIO())
         files[EXPORTED_PROGRAM] = archive.getvalue()
     fields: dict[str, Any] = {
-        "name": arguments.output.name,
-        "role": arguments.role,
+        "name": arguments.output.resolve().name,
         "architecture": trained.spec.to_json(),
         "labels": trained.labels,
         "input_size": size,
@@ -148,48 +129,105 @@ def export(arguments: argparse.Namespace) -> None:
         "parameters": count_parameters(trained.network),
         "macs": count_macs(folded, size),
         "outputs": ("mask", "confidence"),
-        "recipe": arguments.recipe,
-        "seed": trained.settings.get("seed"),
         "metrics": {},
         "agreement": {},
-        "licence": LICENCE,
-        "data_note": arguments.data_note,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **source.known,
     }
-    with tempfile.TemporaryDirectory() as folder:  # measured before it is put where others look
+    check_and_measure(trained, fields, files, frames)
+    files["README.md"] = model_card(fields).encode()
+    bundle = write_bundle(arguments.output, fields, files)
+    print(f"wrote {bundle.path}: {fields['parameters'] / 1e6:.2f} M parameters, {fields['macs'] / 1e9:.2f} GMACs")
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise CommandError for what must not be replaced, before anything is computed."""
+    if output.exists() and not (output / MANIFEST).is_file():
+        raise cli.CommandError(f"{output} exists and is not a model bundle; remove it or choose another name")
+    if output.exists() and not overwrite:
+        raise cli.CommandError(f"{output} holds a model bundle; give --overwrite to replace it, or another --output")
+
+
+def check_and_measure(
+    trained: Trained, fields: dict[str, Any], files: dict[str, bytes | Path], frames: Frames
+) -> None:
+    """Fill in the manifest's `metrics` and `agreement`, in a bundle that nobody else sees yet.
+
+    Raises ExportError for a graph that disagrees with the network, or loses too much in int8.
+    """
+    with tempfile.TemporaryDirectory() as folder:
         candidate = write_bundle(Path(folder) / "candidate", fields, files)
+        print("comparing with the trained network", flush=True)
         parity = check_parity(trained, candidate, frames)
         print(f"parity with the trained network: {parity:.4%} of the pixels")
         metrics, agreement = measure(candidate, frames)
     fields["agreement"] = {"fp32 export to trained network": round(parity, 6), **agreement}
     if metrics:
-        fields["metrics"] = {arguments.split: metrics}
-    files["README.md"] = model_card(fields).encode()
-    bundle = write_bundle(arguments.output, fields, files)
+        fields["metrics"] = {frames.name: metrics}
     for precision, values in metrics.items():
-        print(f"{arguments.split} mIoU {values['miou']:.2%} ({precision})")
-    print(f"wrote {bundle.path}: {fields['parameters'] / 1e6:.2f} M parameters, {fields['macs'] / 1e9:.2f} GMACs")
+        same = f", {agreement[precision]:.2%} of the pixels as in fp32" if precision in agreement else ""
+        print(f"{frames.name} mIoU {values['miou']:.2%} ({precision}{same})")
+    if INT8_ONNX in files and (lost := lost_in_int8(metrics)) > MOST_LOST:
+        raise ExportError(
+            f"int8 loses {100 * lost:.1f} points of mIoU, {100 * MOST_LOST:.1f} are allowed, and nothing is written; "
+            f"left in float, these parts would give pixels their class back: {_dearest(fields, files, frames)}. "
+            "Export without --int8"
+        )
+
+
+def _dearest(fields: dict[str, Any], files: dict[str, bytes | Path], frames: Frames) -> str:
+    """The five parts of the network that lose most in int8, with the share of the pixels that each costs."""
+    graph, quantised = files[MODEL_ONNX], files[INT8_ONNX]
+    assert isinstance(graph, bytes) and isinstance(quantised, bytes)
+    images = [Frame(image, "rgb8").rgb(fields["input_size"]) for image in frames.some(PROBED)]
+    return ", ".join(f"{part} {share:.2%}" for part, share in list(costs(graph, quantised, images).items())[:5])
 
 
 def parse_arguments(args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write a trained checkpoint as a model bundle.")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of training/distill.py")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle; its name is the model's")
-    parser.add_argument("--input-size", type=cli.size, default=(384, 512), metavar="WIDTHxHEIGHT",
-                        help="size that frames are resized to by default, multiples of 32 (512x384)")
-    parser.add_argument("--images", type=Path, help="folder of real frames to check on (CamVid val where it is found)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="checkpoint of training/distill.py, in the folder of its run")
+    source.add_argument("--bundle", type=Path, help="bundle whose weights are exported anew")
+    parser.add_argument("--output", type=Path, help="folder of the bundle; its name is the model's (default: --bundle)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
+    parser.add_argument("--input-size", type=cli.size, metavar="WIDTHxHEIGHT",
+                        help="size that frames are resized to by default, multiples of 32 (the run's val_size)")
+    parser.add_argument("--images", type=Path, help="folder of real frames to check on (those the run validated on)")
     parser.add_argument("--labels", type=Path, help="folder of their label masks, to measure the bundle on")
-    parser.add_argument("--split", default="camvid_val", help="what to call these frames in the manifest (%(default)s)")
-    parser.add_argument("--role", choices=("student", "teacher"), default="student")
-    parser.add_argument("--recipe", default="", help="recipe that the checkpoint came from, for the manifest")
-    parser.add_argument("--data-note", default="", help="what the data allows, for the manifest and the model card")
+    parser.add_argument("--split", help="what to call these frames in the manifest (the data's name, as camvid_val)")
+    parser.add_argument("--int8", action="store_true", help="add the graph in int8, unless it loses over 0.5 points")
+    parser.add_argument("--calibration", type=Path, metavar="FOLDER|BAG",
+                        help="frames that the ranges of int8 are taken from (those the run trained on)")
+    parser.add_argument("--int8-frames", type=cli.positive_int, default=300, help="how many of them (%(default)s)")
     parser.add_argument("--torch", action="store_true", help="add model.pt2, for the torch engine on CUDA")
+    about = parser.add_argument_group("for the manifest and the model card")
+    about.add_argument("--role", choices=("student", "teacher"), help="student by default")
+    about.add_argument("--recipe", help="what the network was trained by (the run's config.yaml)")
+    about.add_argument("--licence", help=f'of the weights ("{UNSTATED}" by default)')
+    about.add_argument("--data-note", help="what the data are and allow (the run's, by name)")
     arguments = parser.parse_args(args)
-    if any(side % SIZE_DIVISOR for side in arguments.input_size):
+    if arguments.labels and not arguments.images:
+        parser.error("--labels needs --images")
+    if arguments.calibration and not arguments.int8:
+        parser.error("--calibration needs --int8")
+    if arguments.output is None and arguments.bundle is None:
+        parser.error("--output is required with --checkpoint")
+    arguments.output = arguments.output or arguments.bundle
+    if any(side % SIZE_DIVISOR for side in arguments.input_size or ()):
         parser.error(f"--input-size must be multiples of {SIZE_DIVISOR}")
     return arguments
 
 
 if __name__ == "__main__":
     arguments = parse_arguments()
-    cli.run(lambda: export(arguments), ExportError, TrainedError, BundleError, ImageFolderError, RuntimeUnavailable)
+    cli.run(
+        lambda: export(arguments),
+        BagError,
+        BundleError,
+        ExportError,
+        FrameError,
+        ImageFolderError,
+        QuantisationError,
+        RuntimeUnavailable,
+        TrainedError,
+    )

@@ -20,7 +20,7 @@ def model_card(fields: dict[str, Any]) -> str:
         f"| parameters | {fields['parameters'] / 1e6:.2f} M |",
         f"| multiply-accumulates at {width}×{height} | {fields['macs'] / 1e9:.2f} G |",
         f"| input | {width}×{height} RGB by default; any multiples of {fields['size_divisor']} |",
-        f"| recipe | `{fields['recipe']}`, seed {fields['seed']} |",
+        f"| recipe | {_recipe(fields)} |",
         f"| made | {fields['created']} |",
         f"| licence | {fields['licence']} |",
         "",
@@ -54,6 +54,11 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
             lines.append(f"| {name} | {' | '.join(_percent(precisions[c]['iou'].get(name)) for c in columns)} |")
         lines.append("")
     return lines
+
+
+def _recipe(fields: dict[str, Any]) -> str:
+    recipe = f"`{fields['recipe']}`" if fields["recipe"] else "not stated"
+    return recipe if fields["seed"] is None else f"{recipe}, seed {fields['seed']}"
 
 
 def _percent(value: float | None) -> str:

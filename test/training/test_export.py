@@ -1,18 +1,21 @@
 """Export: a checkpoint becomes a bundle that does what the network did, or nothing at all."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch", reason="the training wing needs torch")
 pytest.importorskip("lightning")
 pytest.importorskip("onnxscript")
 
-from training import export  # noqa: E402
+from training import bundle_checks, export, export_frames  # noqa: E402
 from training.module import SegmentationModule  # noqa: E402
+from transkd_ros.cli import CommandError  # noqa: E402
 from transkd_ros.frames import Frame  # noqa: E402
 from transkd_ros.model.bundle import load_bundle  # noqa: E402
 from transkd_ros.model.engines import open_runtime  # noqa: E402
@@ -35,7 +38,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, shared_scene_tree):
-    output = checkpoint.parent / "student"
+    output = checkpoint.parent.parent / "bundles" / "student"
     export.export(
         export.parse_arguments(
             ["--checkpoint", str(checkpoint), "--output", str(output), "--input-size", "96x64", "--torch",
@@ -55,6 +58,7 @@ def test_the_manifest_says_what_was_counted_and_measured(exported):
     assert manifest.macs > 0
     assert 0 <= manifest.metrics["scenes"]["fp32"]["miou"] <= 1
     assert manifest.recipe == "config/recipes/some.yaml"
+    assert manifest.licence == "not stated"
     assert "mIoU" in (exported.path / "README.md").read_text()
 
 
@@ -87,14 +91,102 @@ def test_a_graph_that_disagrees_is_not_written(checkpoint, tmp_path, monkeypatch
 
     fold = export.fold
     monkeypatch.setattr(export, "fold", broken)
-    monkeypatch.setattr(export, "find_camvid", lambda: None)
-    with pytest.raises(export.ExportError, match=r"99\.9%"):
+    monkeypatch.setattr(export_frames, "find_camvid", lambda: None)
+    with pytest.raises(bundle_checks.ExportError, match=r"99\.9%"):
         export.export(
             export.parse_arguments(
                 ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "broken"), "--input-size", "96x64"]
             )
         )
     assert not (tmp_path / "broken").exists()
+
+
+# ---- of a run -----------------------------------------------------------------------------------
+OWN = {"root": "mine", "labels": "classes.yaml", "val_size": [64, 96], "crop": [64, 96], "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def own_run(checkpoint, shared_scene_tree, tmp_path_factory):
+    """The folder of a run on data of one's own with CamVid's number of classes, as training leaves it."""
+    folder = tmp_path_factory.mktemp("own") / "runs" / "mine"
+    (folder / "checkpoints").mkdir(parents=True)
+    data = shutil.copytree(shared_scene_tree, folder.parents[1] / "mine")
+    table = yaml.safe_load((ROOT / "config" / "labels" / "camvid.yaml").read_text())
+    for entry in table["classes"]:
+        entry["name"] = f"my_{entry['name']}"
+    (folder / "classes.yaml").write_text(yaml.safe_dump(table))
+    options = OWN | {"root": str(data), "labels": str(folder / "classes.yaml")}
+    recipe = {"data": {"class_path": "training.data.folder.Folder", "init_args": options}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(recipe))
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["labels"] = str(folder / "classes.yaml")
+    torch.save(content, folder / "checkpoints" / "best.ckpt")
+    return folder
+
+
+def source_of(run, *options):
+    path = run / "checkpoints" / "best.ckpt"
+    return export.source_of(export.parse_arguments(["--checkpoint", str(path), "--output", "b", *options]))
+
+
+def test_size_data_recipe_and_split_are_those_of_the_run(own_run):
+    source = source_of(own_run)
+    assert source.input_size == (64, 96) and source.known["recipe"] == str(own_run / "config.yaml")
+    frames = export_frames.checked_frames(source.run, None, None, None, source.trained.labels)
+    assert (frames.name, len(frames.samples), frames.labelled) == ("mine_val", 3, True)
+    images = export_frames.calibration_images(source.run, None, (32, 64), 2, source.trained.labels)
+    assert [image.shape for image in images] == [(32, 64, 3)] * 2
+
+
+def test_own_data_are_neither_camvid_nor_under_a_licence_that_nobody_gave(own_run):
+    known = source_of(own_run).known
+    assert known["licence"] == "not stated"
+    assert known["data_note"].startswith("Trained on mine train.")
+
+
+def test_options_override_what_the_run_says(own_run):
+    options = ["--input-size", "64x32", "--licence", "MIT", "--data-note", "My own.", "--role", "teacher"]
+    source = source_of(own_run, *options)
+    assert source.input_size == (32, 64)
+    assert source.known["licence"] == "MIT" and source.known["data_note"] == "My own."
+    assert source.known["role"] == "teacher" and source.known["recipe"]
+
+
+def test_a_bundle_is_not_replaced_without_being_asked_and_that_is_said_at_once(checkpoint, exported, monkeypatch):
+    monkeypatch.setattr(export, "source_of", lambda arguments: pytest.fail("something was computed"))
+    with pytest.raises(CommandError, match=r"holds a model bundle; give --overwrite"):
+        export.export(export.parse_arguments(["--checkpoint", str(checkpoint), "--output", str(exported.path)]))
+
+
+def test_a_run_whose_data_are_gone_is_checked_on_scenes_and_that_is_said(own_run, tmp_path, capsys):
+    run = shutil.copytree(own_run, tmp_path / "run")
+    recipe = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(recipe.replace(str(own_run.parents[1] / "mine"), str(tmp_path / "gone")))
+    source = source_of(run)
+    frames = export_frames.checked_frames(source.run, None, None, None, source.trained.labels)
+    assert not frames.labelled
+    told = capsys.readouterr().out
+    assert "gone" in told and "--images" in told and "measuring nothing" in told
+
+
+def test_what_is_known_of_a_bundle_is_kept_when_it_is_exported_anew(exported):
+    source = export.source_of(export.parse_arguments(["--bundle", str(exported.path), "--licence", "MIT"]))
+    manifest = exported.manifest
+    assert source.known == {
+        "role": manifest.role,
+        "recipe": manifest.recipe,
+        "seed": manifest.seed,
+        "licence": "MIT",
+        "data_note": manifest.data_note,
+    }
+    assert source.input_size == manifest.input_size and source.trained.labels == manifest.labels
+
+
+def test_int8_without_labelled_frames_to_check_it_on_is_refused(own_run, shared_scene_tree):
+    path, images = own_run / "checkpoints" / "best.ckpt", shared_scene_tree / "val" / "images"
+    options = ["--checkpoint", str(path), "--output", "b", "--int8", "--images", str(images)]
+    with pytest.raises(CommandError, match="--int8 is checked on labelled frames"):
+        export.export(export.parse_arguments(options))
 
 
 def test_a_file_that_is_no_checkpoint_is_one_line_and_code_2(tmp_path):
