@@ -6,18 +6,22 @@ What the options do stands with what takes them: `training.module`, `training.da
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 import training.data
 from training.data.base import SegmentationData
 from training.distillers import Distiller
+from training.recipe import read_recipe
 from transkd_ros import cli
 
 HELP = """\
@@ -58,7 +62,18 @@ for _module in iter_modules(training.data.__path__):  # so that data sets are kn
 
 
 class RecipeParser(LightningArgumentParser):
-    """Starts its help with an example and the options that matter, and ends with one line for what it cannot read."""
+    """Starts its help with an example and the options that matter, and ends with one line for what it cannot read.
+
+    A recipe may have a base: see `training.recipe`.
+    """
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """A recipe's content; jsonargparse has gone to its folder."""
+        try:
+            values = read_recipe(content, Path())
+        except (OSError, yaml.YAMLError) as error:
+            raise cli.CommandError(f"{kwargs.get('path') or 'recipe'}: {cli.one_line(error)}") from error
+        return super().parse_string(json.dumps(values), *args, **kwargs)
 
     def format_help(self, *args: Any) -> str:
         whole = super().format_help(*args)

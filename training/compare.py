@@ -24,11 +24,11 @@ if __name__ == "__main__":  # run as a script: this folder is not the package's 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds; see `cli.run`
 
 from training import distill
-from training.results import read_run
 from training.suite.file import altered, read_suite
 from training.suite.page import page, summarise
-from training.suite.plan import Run, Suite
+from training.suite.plan import Budget, Run, Suite
 from training.suite.plot import picture
+from training.suite.record import read_run
 from training.suite.steps import known_costs, step_costs
 from transkd_ros import cli
 from transkd_ros.files import write_atomic
@@ -103,11 +103,11 @@ def found_runs(suite: Suite) -> dict[tuple[str, int], dict[str, Any]]:
     return {key: read_run(run.folder) for key, run in runs.items() if run.done}
 
 
-def write(suite: Suite, command: str, steps: dict[str, Any] | None, failures: dict[str, str]) -> None:
+def write(suite: Suite, budget: Budget, command: str, steps: dict[str, Any] | None, failures: dict[str, str]) -> None:
     """OUTPUT.json, OUTPUT.md and OUTPUT.png from what there is."""
     runs = {name: suite.teacher_run(name) for name in suite.teachers}
     teachers = {n: read_run(run.folder) | {"same_data": suite.same_data(n)} for n, run in runs.items() if run.done}
-    result = summarise(suite, found_runs(suite), teachers, steps, failures)
+    result = summarise(suite, budget, found_runs(suite), teachers, steps, failures)
     suite.output.parent.mkdir(parents=True, exist_ok=True)
     table, text, image = (suite.output.with_name(suite.output.name + end) for end in (".json", ".md", ".png"))
     write_atomic(table, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -139,11 +139,12 @@ def main() -> int:
     known = [row.method for row in suite.rows]
     if unknown := [name for name in args.only or [] if name not in known]:
         raise cli.CommandError(f"--only {unknown[0]}: no such method; there are {', '.join(known)}")
-    options = suite.check()
+    budget = suite.check()
     failures = {} if args.table_only else train_all(suite, args.only or known)
-    steps = known_costs(suite) if args.table_only else step_costs(suite, options)
+    steps = known_costs(suite) if args.table_only else step_costs(suite, budget.options)
     changes = [] if not args.set else ["--set", *args.set]
-    write(suite, shlex.join(["python", "training/compare.py", "--config", str(args.config), *changes]), steps, failures)
+    command = shlex.join(["python", "training/compare.py", "--config", str(args.config), *changes])
+    write(suite, budget, command, steps, failures)
     return 1 if failures else 0
 
 

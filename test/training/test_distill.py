@@ -118,19 +118,19 @@ def run(recipe, scene_tree, *arguments):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_trains_for_a_step_on_rendered_scenes(recipe, shared_scene_tree, random_teacher):
-    text = recipe.read_text()
+    settings = distill.settings_of(["--config", str(recipe)])
     arguments = ["--trainer.fast_dev_run", "1", "--model.labels", "camvid"]
-    if "teacher:\n    source: runs/" in text or "teacher:\n    source: smp-hub/" in text:
-        if "SpiritDistillation" in text:  # the student is its teacher
+    if str(settings.get("model.teacher.source")).startswith(("runs/", "smp-hub/")):
+        if settings["model.distiller.class_path"].endswith("SpiritDistillation"):  # the student is its teacher
             teacher = random_teacher("tu-tf_efficientnet_lite0", "fpn")
         else:
-            teacher = random_teacher("tu-pvt_v2_b1" if "tu-pvt" in text else "mit_b1")
+            teacher = random_teacher("tu-pvt_v2_b1" if "tu-pvt" in settings["model.encoder"] else "mit_b1")
         arguments += ["--model.teacher.source", str(teacher)]
-    if "limit:" in text:
+    if settings["data.init_args.limit"]:
         arguments += ["--data.init_args.limit", "4"]
-    if "proximity:" in text:
+    if settings["data.init_args.proximity"]:
         arguments += ["--data.init_args.proximity", str(shared_scene_tree / "val" / "images")]
-    if "encoder_weights: imagenet" in text:  # would be downloaded
+    if settings["model.encoder_weights"] == "imagenet":  # would be downloaded
         arguments += ["--model.encoder_weights", "null"]
     run(recipe, shared_scene_tree, *arguments)
 

@@ -20,8 +20,9 @@ from training import compare, distill  # noqa: E402
 from training.suite import steps  # noqa: E402
 from training.suite.file import altered, read_suite  # noqa: E402
 from training.suite.page import page, spread, summarise  # noqa: E402
-from training.suite.plan import Method, Suite, TeacherRun  # noqa: E402
+from training.suite.plan import Budget, Difference, Method, Suite, TeacherRun  # noqa: E402
 from training.suite.plot import picture  # noqa: E402
+from training.suite.record import read_run, recovered  # noqa: E402
 from transkd_ros.cli import CommandError  # noqa: E402
 
 pytestmark = [
@@ -48,6 +49,7 @@ def a_suite(**changes):
     return replace(suite, **changes)
 
 
+BUDGET = Budget({"model.lr": 0.001}, [Difference("SD", "model.lr", 0.1, 0.001, "another optimiser")])
 STEPS = {
     "ratio": {"alone": 1.0, "CWD": 1.25},
     "training_only": {"CWD": {"parameters": 5000, "macs": 2 * 10**9}},
@@ -63,7 +65,7 @@ def test_a_table_over_two_seeds_is_that_worked_out_by_hand():
     newer = {"val_high_precision_accuracy": 0.7}
     runs |= {("CWD", 1): a_run(0.50, **newer), ("CWD", 2): a_run(0.56, **newer)}
     teachers = {"near": a_run(0.60, macs=4 * 10**9, same_data=True)}
-    result = summarise(a_suite(), runs, teachers, STEPS, {})
+    result = summarise(a_suite(), BUDGET, runs, teachers, STEPS, {})
 
     shares = [run["gap_recovered"] for run in result["runs"]]
     assert shares == [None, None, pytest.approx(0.10 / 0.20), pytest.approx(0.12 / 0.16)]
@@ -83,6 +85,8 @@ def test_a_table_over_two_seeds_is_that_worked_out_by_hand():
     assert "| CWD | – | 70.00 ± 0.00% | – | 3.70 M | 1.00 | 25.0% |" in lines
     assert "| pole | 50.0% | 32.0% | 43.0% |" in lines
     assert "- Not run, cells left empty: SD." in lines
+    assert "- **SD differs** in `model.lr`, 0.1 instead of 0.001: another optimiser." in lines
+    assert "lr 0.001, " in next(line for line in lines if line.startswith("Equal in all runs"))
 
 
 def test_a_single_seed_has_no_deviation_and_no_value_no_mean():
@@ -92,7 +96,7 @@ def test_a_single_seed_has_no_deviation_and_no_value_no_mean():
 
 def test_there_is_no_gap_to_a_teacher_that_was_validated_on_other_data():
     runs = {("alone", 1): a_run(0.4), ("SD", 1): a_run(0.5)}
-    result = summarise(a_suite(seeds=[1]), runs, {"far": a_run(0.9, same_data=False)}, None, {})
+    result = summarise(a_suite(seeds=[1]), BUDGET, runs, {"far": a_run(0.9, same_data=False)}, None, {})
     assert result["runs"][1]["gap_recovered"] is None
     text = page(a_suite(seeds=[1]), result, "command", "out.png")
     assert "| SD | far | – | 50.00% | – | – | – | – | – | 2 |" in text
@@ -101,8 +105,13 @@ def test_there_is_no_gap_to_a_teacher_that_was_validated_on_other_data():
 
 @pytest.mark.parametrize("runs", [{}, {("alone", 1): a_run(0.4), ("SD", 1): a_run(0.5)}])
 def test_the_picture_is_drawn_of_what_there_is(runs):
-    result = summarise(a_suite(), runs, {"near": a_run(0.6, same_data=True)}, STEPS if runs else None, {})
+    result = summarise(a_suite(), BUDGET, runs, {"near": a_run(0.6, same_data=True)}, STEPS if runs else None, {})
     assert picture(result, "A title").startswith(b"\x89PNG")
+
+
+def recipe_anywhere(name):
+    """A recipe's text as it can stand in any folder."""
+    return (RECIPES / f"{name}.yaml").read_text().replace("base: base/", f"base: {RECIPES}/base/")
 
 
 @pytest.fixture
@@ -111,7 +120,7 @@ def suite_file(tmp_path, shared_scene_tree, random_teacher):
     teacher = tmp_path / "teacher"
     (teacher / "checkpoints").mkdir(parents=True)
     shutil.copy(random_teacher("mit_b1"), teacher / "checkpoints" / "best.ckpt")
-    shutil.copy(RECIPES / "camvid_teacher.yaml", teacher / "config.yaml")
+    (teacher / "config.yaml").write_text(recipe_anywhere("camvid_teacher"))
     (teacher / "metrics.json").write_text(json.dumps(a_run(0.5)))
     data = {
         "root": str(shared_scene_tree),
@@ -155,10 +164,10 @@ def train_here(run):
 def test_a_suite_goes_on_past_a_failure_and_called_again_has_nothing_to_do(suite_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "train", train_here)
     monkeypatch.setattr(steps, "STEPS", 1)
-    assert main(monkeypatch, suite_file, "--set", "TransKD:model.class_weights=[1, 2]") == 1
+    assert main(monkeypatch, suite_file, "--set", "TransKD:model.distiller.class_path=SpiritDistillation") == 1
     printed = capsys.readouterr().out
     assert "[1/4] teacher B1: is there, val mIoU 50.00%" in printed
-    assert "[4/4] TransKD, seed 1: failed: error: model.class_weights: 2 for 11 classes" in printed
+    assert "[4/4] TransKD, seed 1: failed: error: SpiritDistillation: the student must be the teacher" in printed
 
     written = json.loads((tmp_path / "docs" / "methods.json").read_text())
     assert [run["method"] for run in written["runs"]] == ["alone", "response KD"]
@@ -207,8 +216,7 @@ def test_a_run_of_another_budget_is_refused_before_anything_is_trained(suite_fil
     run = suite.run(suite.methods[0], 1)
     run.last.parent.mkdir(parents=True)
     run.last.touch()
-    recipe = yaml.safe_load((RECIPES / "camvid_response.yaml").read_text())
-    (run.folder / "config.yaml").write_text(yaml.safe_dump(recipe))
+    (run.folder / "config.yaml").write_text(recipe_anywhere("camvid_response"))
     monkeypatch.setattr(compare, "train", lambda run: pytest.fail(f"{run.title} is trained"))
     with pytest.raises(
         CommandError, match=rf"{run.folder} holds a run of another budget: trainer.max_epochs is 44 and"
@@ -216,10 +224,29 @@ def test_a_run_of_another_budget_is_refused_before_anything_is_trained(suite_fil
         main(monkeypatch, suite_file)
 
 
+BUDGET_OPTIONS = {
+    "model.lr": 0.1,
+    "model.warmup_steps": 7,
+    "model.optimiser": "sgd",
+    "model.weight_decay": 0,
+    "model.class_weights": [1] * 11,
+    "model.encoder_weights": "imagenet",
+    "data.init_args.crop": [96, 96],
+    "data.init_args.zoom": [0.5, 1.0],
+    "data.init_args.batch_size": 3,
+    "trainer.gradient_clip_val": 0.5,
+    "trainer.precision": "32-true",
+    "trainer.callbacks": '[{"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}}]',
+}
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (["response KD:data.init_args.crop=[96, 96]"], "not of one budget: data.init_args.crop"),
+        *(
+            ([f"response KD:{option}={value}"], rf"not of one budget: {option} .*`differs: {{{option}: WHY}}`")
+            for option, value in BUDGET_OPTIONS.items()
+        ),
         (["response KD:model.distiller=null"], "names no distiller"),
         (["data.init_args.no_such_option=1"], "alone, seed 1: .*no_such_option"),
         (["B1:model.lr=1"], "another budget: model.lr is 0.0008 and in the suite 1.0"),
@@ -230,6 +257,18 @@ def test_a_run_of_another_budget_is_refused_before_anything_is_trained(suite_fil
 def test_what_makes_runs_not_comparable_is_refused_by_its_name(suite_file, change, named):
     with pytest.raises(CommandError, match=named):
         altered(read_suite(suite_file), change).check()
+
+
+def test_a_declared_difference_is_part_of_the_budget_and_one_that_is_not_there_is_refused(suite_file):
+    values = yaml.safe_load(suite_file.read_text())
+    values["methods"][0]["differs"] = {"model.lr": "it wants a smaller one"}
+    suite_file.write_text(yaml.safe_dump(values))
+    with pytest.raises(CommandError, match=r"response KD: differs: model\.lr is that of alone"):
+        read_suite(suite_file).check()
+    budget = altered(read_suite(suite_file), ["response KD:model.lr=0.0002"]).check()
+    expected = Difference("response KD", "model.lr", 0.0002, 0.001, "it wants a smaller one")
+    assert budget.differences == [expected]
+    assert budget.options["model.lr"] == 0.001
 
 
 def test_an_option_of_the_command_line_reaches_all_methods_or_the_one_it_names(suite_file):
@@ -346,3 +385,17 @@ def test_the_committed_table_is_that_of_its_suite_and_what_its_page_shows(name):
     for row in table["methods"]:
         if row["teacher"] and row["step_cost_ratio"]:
             assert row["step_cost_ratio"] <= 1.5
+
+
+def test_a_run_that_did_not_end_is_named(tmp_path):
+    with pytest.raises(CommandError, match=r"metrics\.json is missing"):
+        read_run(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"best_val_miou": 0.5}')
+    with pytest.raises(CommandError, match="lacks name, method"):
+        read_run(tmp_path)
+
+
+def test_there_is_no_share_of_a_gap_where_the_teacher_is_no_better():
+    assert recovered(a_run(0.6), a_run(0.5), a_run(0.7)) == pytest.approx(0.5)
+    assert recovered(a_run(0.4), a_run(0.5), a_run(0.7)) == pytest.approx(-0.5)
+    assert recovered(a_run(0.6), a_run(0.5), a_run(0.5)) is None

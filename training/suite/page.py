@@ -5,18 +5,30 @@ A cell is empty where nothing was measured: a run that is not there, or one that
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
-from training.results import by_class, machines, markdown, percent, recovered
-from training.suite.plan import Suite
+from training.suite.plan import Budget, Suite
+from training.suite.record import recovered
+from training.suite.tables import by_class, machines, markdown, percent
 
 Record = dict[str, Any]
+
+SHOWN = (
+    *(f"model.{name}" for name in ("encoder_weights", "optimiser", "lr", "encoder_lr_scale", "weight_decay")),
+    *(f"model.{name}" for name in ("warmup_steps", "power", "class_weights")),
+    *(f"data.init_args.{name}" for name in ("crop", "zoom", "scale", "batch_size", "limit", "scenes")),
+    *(f"trainer.{name}" for name in ("precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")),
+)
+"""The options of the budget that a page names; all others are equal as well, or declared."""
 
 
 def summarise(
     suite: Suite,
+    budget: Budget,
     runs: dict[tuple[str, int], Record],
     teachers: dict[str, Record],
     steps: Record | None,
@@ -26,6 +38,7 @@ def summarise(
 
     Args:
         suite: what is compared.
+        budget: what its runs share.
         runs: the metrics.json of each run that has ended, by method and seed.
         teachers: the metrics.json of each trained teacher, and `same_data` (see Suite).
         steps: what `training.suite.steps` measured, None where it did not.
@@ -45,7 +58,27 @@ def summarise(
         _summary(row.method, row.teacher, teachers, measured, [run for run in found if run["method"] == row.method])
         for row in suite.rows
     ]
-    return {"runs": found, "methods": summary, "teachers": teachers, "step_cost": steps, "failures": failures}
+    return {
+        "runs": found,
+        "methods": summary,
+        "teachers": teachers,
+        "step_cost": steps,
+        "failures": failures,
+        "budget": {name: _plain(budget.options.get(name)) for name in SHOWN},
+        "differences": [
+            asdict(it) | {"value": _plain(it.value), "students": _plain(it.students)} for it in budget.differences
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """An option's value as JSON has it: a callback is its name and its settings."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(it) for it in value]
+    if hasattr(value, "class_path"):
+        settings = vars(value.get("init_args", {})).items()
+        return {value.class_path.rpartition(".")[2]: {name: it for name, it in settings if it is not None}}
+    return value if isinstance(value, (int, float, str, dict, type(None))) else str(value)
 
 
 def _summary(
@@ -85,7 +118,7 @@ def page(suite: Suite, result: Record, command: str, picture: str) -> str:
     """The suite as Markdown: result and cost of every method, further scores, IoU per class, and the suite's notes."""
     methods, runs, teachers = result["methods"], result["runs"], result["teachers"]
     lines = [f"# {suite.title}", "", f"Written by `{command}` from the runs' `metrics.json`; do not edit.", ""]
-    lines += [*_budget(suite, runs), "", *_main_table(methods), ""]
+    lines += [*_budget(suite, runs), "", *_shared(result), "", *_main_table(methods), ""]
     lines += [f"- {title} failed: {error}" for title, error in result["failures"].items()]
     if absent := [row["method"] for row in methods if not row["seeds"]]:
         lines += [f"- Not run, cells left empty: {', '.join(absent)}."]
@@ -118,6 +151,18 @@ def _budget(suite: Suite, runs: list[Record]) -> list[str]:
         f"with seed {', '.join(map(str, suite.seeds))}. Scores are those of the best epoch"
         + (", mean ± sample standard deviation over the seeds." if len(suite.seeds) > 1 else ".")
     ]
+
+
+def _shared(result: Record) -> list[str]:
+    """What all runs share, and the declared differences."""
+    values = ", ".join(f"{name.rpartition('.')[2]} {json.dumps(value)}" for name, value in result["budget"].items())
+    lines = [f"Equal in all runs, but for what is a method's own: {values}; and every other option."]
+    differences = [
+        f"- **{it['method']} differs** in `{it['option']}`, {json.dumps(it['value'])} instead of "
+        f"{json.dumps(it['students'])}: {it['why']}."
+        for it in result["differences"]
+    ]
+    return [*lines, "", *differences] if differences else lines
 
 
 def _main_table(methods: list[Record]) -> list[str]:

@@ -12,29 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from training.distill import settings_of
-from training.results import read_run
+from training.suite.record import read_run
 from transkd_ros import cli
 
-COMMON = (
-    *(f"model.{name}" for name in ("architecture", "encoder", "output_stride", "front_groups", "labels")),
-    *(f"data.init_args.{name}" for name in ("crop", "val_size", "batch_size", "limit", "scenes")),
-    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "precision")),
-    "trainer.check_val_every_n_epoch",
-)
-"""The options in which every method's recipe has to agree with the student's: one student, one budget."""
 METHOD = "model.distiller.class_path"
-FREE = ("config", "ckpt_path", "trainer.default_root_dir", "trainer.accelerator", "data.init_args.workers")
+FREE = ("config", "ckpt_path", "overwrite", "trainer.default_root_dir", "trainer.accelerator", "data.init_args.workers")
 """The options that may differ between a run and the suite: they say where it is made, not what."""
+OWN = ("model.distiller", "model.teacher")
+"""What a method's options begin with that the student alone does not have. All others are the budget."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: its name, the recipe, one of the suite's teachers, and `options` of this method alone."""
+    """A row of the table: its name, the recipe, one of the suite's teachers, and `options` of this method alone.
+
+    `differs` declares where its budget is not the student's: why, by the option's name. The table's page shows it.
+    """
 
     method: str
     recipe: Path
     teacher: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    differs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,25 @@ class TeacherRun:
     @property
     def checkpoint(self) -> Path:
         return self.run / "checkpoints" / "best.ckpt"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An `option` whose `value` in a method's runs is not `students`, and the suite's reason `why`."""
+
+    method: str
+    option: str
+    value: Any
+    students: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all runs of a suite share: the student's `options` by their dotted names, but for the `differences`."""
+
+    options: dict[str, Any]
+    differences: list[Difference]
 
 
 @dataclass(frozen=True)
@@ -132,24 +150,36 @@ class Suite:
         runs = self.teacher_run(teacher), self.run(self.student, self.seeds[0])
         return len({settings_of(list(run.arguments))["data.class_path"] for run in runs}) == 1
 
-    def check(self) -> dict[str, Any]:
-        """The student's options. Raises CommandError for whatever would make a run fail early or not comparable."""
+    def check(self) -> Budget:
+        """The budget. Raises CommandError for whatever would make a run fail early or not comparable."""
         for name in self.teachers:
             self.teacher_run(name).check()
         for seed in self.seeds:
-            budget = self.run(self.student, seed).check()
-            if METHOD in budget:
+            students = self.run(self.student, seed).check()
+            if METHOD in students:
                 raise cli.CommandError(f"{self.student.method}: {self.student.recipe} names a distiller")
+            differences = []
             for method in self.methods:
                 options = self.run(method, seed).check()
                 if METHOD not in options:
                     raise cli.CommandError(f"{method.method}: {method.recipe} names no distiller")
-                if differing := [name for name in COMMON if options.get(name) != budget.get(name)]:
-                    raise cli.CommandError(
-                        f"{method.method} and {self.student.method} are not of one budget: {differing[0]} is "
-                        f"{options.get(differing[0])} and {budget.get(differing[0])}"
-                    )
-        return budget
+                differences += _differences(method, options, self.student.method, students)
+        return Budget(students, differences)
+
+
+def _differences(method: Method, options: dict[str, Any], student: str, students: dict[str, Any]) -> list[Difference]:
+    """Where a method's options are not the student's; CommandError where that is not what its `differs` declares."""
+    names = [name for name in {**students, **options} if name not in FREE and not name.startswith(OWN)]
+    found = [name for name in names if options.get(name) != students.get(name)]
+    for name in found:
+        if name not in method.differs:
+            raise cli.CommandError(
+                f"{method.method} and {student} are not of one budget: {name} is {options.get(name)} and "
+                f"{students.get(name)}; make them equal, or write below the method `differs: {{{name}: WHY}}`"
+            )
+    if absent := [name for name in method.differs if name not in found]:
+        raise cli.CommandError(f"{method.method}: differs: {absent[0]} is that of {student}: remove the line")
+    return [Difference(method.method, it, options.get(it), students.get(it), method.differs[it]) for it in found]
 
 
 def _arguments(recipe: Path, options: dict[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,37 @@
+"""What a run has left behind, its metrics.json, and the share of the gap between student and teacher that it closed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transkd_ros import cli
+
+NEEDED = (
+    *("name", "method", "network", "val_miou", "val_iou", "epochs", "steps", "seed"),
+    *("wall_seconds", "parameters", "macs", "macs_at", "precision", "machine"),
+)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's metrics.json. Raises CommandError for one that is missing or of another format."""
+    path = folder / "metrics.json"
+    try:
+        run = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise cli.CommandError(f"{path} is missing: a run writes it when it ends") from None
+    except ValueError as error:
+        raise cli.CommandError(f"{path} is not JSON: {error}") from error
+    if missing := [key for key in NEEDED if key not in run]:
+        raise cli.CommandError(f"{path} lacks {', '.join(missing)}: it is not of training/distill.py as it is now")
+    return run
+
+
+def recovered(run: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any]) -> float | None:
+    """The share of the gap between student and teacher that a run closed: (run - student) / (teacher - student).
+
+    None where the teacher is no better than the student.
+    """
+    gap = teacher["val_miou"] - student["val_miou"]
+    return (run["val_miou"] - student["val_miou"]) / gap if gap > 0 else None
