@@ -38,15 +38,24 @@ class Method:
 
 @dataclass(frozen=True)
 class TeacherRun:
-    """A teacher: its recipe, whose budget it keeps, the folder of its run, and `options` of its own."""
+    """A teacher: its recipe, whose budget it keeps, the folder of its run, and `options` of its own.
+
+    With `soft_labels`, methods learn from that folder, which training/annotate.py has made of it and others.
+    """
 
     recipe: Path
     run: Path
     options: dict[str, Any] = field(default_factory=dict)
+    soft_labels: Path | None = None
 
     @property
     def checkpoint(self) -> Path:
         return self.run / "checkpoints" / "best.ckpt"
+
+    @property
+    def source(self) -> Path:
+        """What a student's recipe names."""
+        return self.soft_labels or self.checkpoint
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class Suite:
         folder = self.folder / f"{slug(method.method)}-seed{seed}"
         options = self.overrides | method.options | {"trainer.default_root_dir": folder, "seed_everything": seed}
         if method.teacher is not None:
-            options["model.teacher.source"] = self.teachers[method.teacher].checkpoint
+            options["model.teacher.source"] = self.teachers[method.teacher].source
         arguments = _arguments(method.recipe, options)
         return Run(f"{method.method}, seed {seed}", folder, arguments, (folder / "metrics.json",))
 
