@@ -49,8 +49,9 @@ def measure(bundle: Bundle, frames: Frames) -> tuple[dict[str, Any], dict[str, f
     """Accuracy of the bundle on labelled frames, and each precision's arg-max agreement with fp32.
 
     Run by OpenVINO as on a vehicle: the frame resized to the model's input, the mask enlarged to the frame. What the
-    CPU lacks is left out with a line. Returns ({precision: {"miou", "pixel_accuracy", "frames", "iou": {class: …}}},
-    {precision: agreement}), all 0–1; no accuracy where the frames have no labels.
+    CPU lacks is left out with a line; ExportError where int8 does not run. Returns ({precision: {"miou",
+    "pixel_accuracy", "frames", "iou": {class: …}}}, {precision: agreement}), all 0–1; no accuracy where the frames have
+    no labels.
     """
     segmenters = {}
     for precision in ("fp32", "bf16", *(["int8"] if bundle.int8_onnx else [])):
@@ -58,6 +59,8 @@ def measure(bundle: Bundle, frames: Frames) -> tuple[dict[str, Any], dict[str, f
             runtime = open_runtime(bundle, "openvino", "cpu", precision, want_confidence=False)
             segmenters[precision] = Segmenter(runtime)
         except RuntimeUnavailable as error:
+            if precision == "int8":
+                raise ExportError(f"the graph in int8 does not run, export without --int8: {error}") from error
             print(f"{precision} not measured: {error}")
     table = bundle.manifest.labels
     confusions = {precision: ConfusionMatrix(len(table.names), IGNORE) for precision in segmenters}

@@ -32,7 +32,11 @@ def quantise(graph: bytes, images: Sequence[np.ndarray]) -> bytes:
     if not len(images):
         raise QuantisationError("no frames to calibrate int8 on: give a folder or a bag with --calibration")
     nncf = _import_nncf()
+    from nncf.quantization import advanced_parameters as parameters
+
     model = onnx.load_from_string(graph)
+    # Where tokens become maps on the way to a depthwise convolution, NNCF takes tokens for channels.
+    per_tensor = parameters.QuantizationParameters(per_channel=False) if _has_attention(model.graph) else None
     try:
         quantised = nncf.quantize(
             model,
@@ -40,7 +44,9 @@ def quantise(graph: bytes, images: Sequence[np.ndarray]) -> bytes:
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=_kept_in_float(model.graph)),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+            advanced_parameters=parameters.AdvancedQuantizationParameters(
+                overflow_fix=parameters.OverflowFix.ENABLE, activations_quantization_params=per_tensor
+            ),
         )
     except nncf.ValidationError as error:
         raise QuantisationError(f"NNCF cannot quantise the graph: {' '.join(str(error).split())[:300]}") from error
@@ -90,11 +96,15 @@ def _kept_in_float(graph: onnx.GraphProto) -> list[str]:
         if node.op_type == "Resize" or (node.op_type == "Add" and interpolated.intersection(node.input)):
             kept.append(node)
             interpolated.update(node.output)
-    if any(node.op_type == "LayerNormalization" for node in graph.node):
+    if _has_attention(graph):
         constants = {initializer.name for initializer in graph.initializer}
         kept += [node for node in graph.node if node.op_type == "MatMul" and not constants.intersection(node.input)]
         kept.append(next(node for node in reversed(graph.node) if node.op_type == "Conv"))
     return [node.name for node in kept]
+
+
+def _has_attention(graph: onnx.GraphProto) -> bool:
+    return any(node.op_type == "LayerNormalization" for node in graph.node)
 
 
 def _parts(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
