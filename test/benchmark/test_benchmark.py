@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transkd_ros.benchmark import engines, rate
+from transkd_ros.benchmark import engines, rate, row
 from transkd_ros.benchmark.freshness import age_target
 from transkd_ros.benchmark.measurement import TURN, Settings, Target, frame_messages, take_turns
 from transkd_ros.benchmark.memory import growth_target, resident
 from transkd_ros.model.bundle import load_bundle
+from transkd_ros.model.engines import Candidate
+from transkd_ros.model.tuning import Timing
 
 pytestmark = pytest.mark.slow
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "camvid_lite0"
@@ -41,7 +43,8 @@ def test_a_target_is_met_on_the_right_side_of_its_limit(sense, below, equal, abo
     assert [Target("x", value, sense, 2.0, "ms").met for value in (1.9, 2.0, 2.1)] == [below, equal, above]
 
 
-def test_bf16_has_to_be_ten_times_faster_than_naive_and_fp32_six_times():
+def test_int8_has_to_be_forty_times_faster_than_naive_bf16_ten_times_and_fp32_six_times():
+    assert [rate.rate_target("int8", ratio).met for ratio in (39.9, 40.0)] == [False, True]
     assert [rate.rate_target("bf16", ratio).met for ratio in (9.9, 10.0)] == [False, True]
     assert [rate.rate_target("fp32", ratio).met for ratio in (5.9, 6.0)] == [False, True]
 
@@ -52,6 +55,14 @@ def test_a_frame_may_be_older_than_the_engine_takes_by_two_camera_intervals():
 
 def test_memory_may_shrink_but_not_grow_by_two_percent():
     assert [growth_target(200.0, after).met for after in (150.0, 203.9, 204.1)] == [True, True, False]
+
+
+def test_a_machine_s_row_names_it_and_every_way_that_ran():
+    ways = [Candidate("openvino", "CPU", precision) for precision in ("int8", "fp32", "bf16")]
+    timings = (Timing(ways[0], 7.24), Timing(ways[1], 17.2), Timing(ways[2], None, "does not run"))
+    line = row.row("net 512×384", timings)
+    assert line.count("|") == len(row.HEADINGS) + 1
+    assert line.endswith("| net 512×384 | openvino CPU int8 | 7.2 | openvino CPU fp32 17.2 |")
 
 
 # ---- how it is measured --------------------------------------------------------------------------
@@ -129,7 +140,7 @@ def test_a_quick_run_leaves_every_measurement_in_the_json(tmp_path, tiny_bundle)
     peaks = measurements["evaluation"]["memory"]["peak_mb"]
     assert 10 < peaks["engine"] < peaks["evaluation"]
     assert len(measurements["evaluation"]["frames_per_second"]["evaluation"]) == 1
-    counts = {"naive": 0, "node-cost": 2, "engines": 0, "freshness": 1, "memory": 2, "evaluation": 2, "comparison": 2}
+    counts = {"naive": 0, "node-cost": 2, "engines": 1, "freshness": 1, "memory": 2, "evaluation": 2, "comparison": 2}
     for name, count in counts.items():
         targets = measurements[name]["targets"]
         assert len(targets) == count

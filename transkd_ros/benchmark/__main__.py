@@ -20,8 +20,8 @@ MEASUREMENTS = {
     "engines": "engines",
     "freshness": "freshness",
     "memory": "memory",
-    "evaluation": "evaluation",
-    "comparison": "comparison",
+    "evaluation": "offline_rate",
+    "comparison": "pair_cost",
 }
 
 
@@ -38,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=cli.positive_int, help="how many per measurement (default: each its own)")
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"), help="file (default benchmark.json)")
     parser.add_argument("--only", choices=MEASUREMENTS, nargs="+", metavar="NAME", help=", ".join(MEASUREMENTS))
+    parser.add_argument(
+        "--submit-row", action="store_true", help="only print this machine's line for the table in docs/cost.md"
+    )
     parser.add_argument("--quick", action="store_true", help="a few frames each: whether it works, not how fast")
     return parser
 
@@ -53,6 +56,11 @@ def main() -> int:
 
     try:
         bundle = load_bundle(find_model(args.model or DEFAULT_MODEL))
+        if args.submit_row:
+            from transkd_ros.benchmark.row import measured_row
+
+            print(measured_row(bundle))
+            return 0
         _check_size(args.size, bundle.manifest.size_divisor)
         settings = Settings(bundle, args.size, args.frames, args.quick)
         _measure(settings, args.only or list(MEASUREMENTS), args.output)

@@ -19,7 +19,7 @@ from transkd_ros.benchmark.measurement import (
 )
 from transkd_ros.demo.graph import NodeGraph, answers_until, await_node, open_graph, set_environment
 
-MOST = 700.0  # MB
+MOST = 300.0  # MB
 MOST_GROWTH = 2.0  # %
 
 
