@@ -15,6 +15,7 @@ from training.data.camvid import CamVid  # noqa: E402
 from training.data.cityscapes import Cityscapes  # noqa: E402
 from training.data.folder import Folder  # noqa: E402
 from training.data.nyuv2 import NYUv2  # noqa: E402
+from training.data.transforms import Resized  # noqa: E402
 from training.data.voc import VOC  # noqa: E402
 from transkd_ros.bags.image_folder import ImageFolderError  # noqa: E402
 
@@ -182,6 +183,20 @@ def test_voc_augmented_trains_on_what_sbd_labels_and_never_on_val(tmp_path):
     data.setup("fit")
     assert [pair.image.stem for pair in data.train_set.pairs] == ["2007_000032", "2008_000008"]
     assert len(data.val_set) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "shown"),
+    [((375, 500), (384, 512)), ((500, 333), (512, 352)), ((500, 500), (512, 512)), ((20, 900), (32, 512))],
+)
+def test_voc_is_validated_in_the_images_own_shape(own, shown):
+    class Image(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            return np.zeros((*own, 3), np.uint8), np.zeros(own, np.uint8)
+
+    image, labels = Resized(Image(), (512, 512), keep_aspect=True)[0]
+    assert (tuple(image.shape[1:]), tuple(labels.shape)) == (shown, own)
+    assert VOC("root").hparams["val_keep_aspect"] and not Folder("root", "voc").hparams["val_keep_aspect"]
 
 
 def test_voc_names_a_listed_image_that_is_missing(tmp_path):

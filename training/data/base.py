@@ -27,7 +27,8 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     Training batches are images (batch_size, 3, h, w) uint8 and labels (batch_size, h, w) uint8, 255 where there is no
     class, equal for equal seed, epoch and sample. `crop` (h, w), `zoom`, `scale`, `shift` and `photometric` are those
-    of `transforms.augmentation`. Validation: one image resized to `val_size` (h, w) with labels of the original size.
+    of `transforms.augmentation`. Validation: one image resized to `val_size` (h, w) with labels of the original size;
+    with `val_keep_aspect`, to the largest size of its own aspect ratio within that.
 
     `batch_size` is that of one process. `limit` trains on so many of the labelled images only, drawn by `seed`; a
     smaller limit draws a part of a larger one's. `workers` processes read ahead, for training and validation each.
@@ -52,6 +53,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         shift: int = 0,
         photometric: float = 0.5,
         val_size: tuple[int, int] = (384, 512),
+        val_keep_aspect: bool = False,
         batch_size: int = 8,
         limit: int | None = None,
         seed: int = 1,
@@ -134,7 +136,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         return ConcatDataset([self.train_set, self.proximity_set]), order
 
     def val_dataloader(self) -> Loader:
-        samples = Resized(self.val_set, tuple(self.hparams["val_size"]))
+        samples = Resized(self.val_set, tuple(self.hparams["val_size"]), self.hparams["val_keep_aspect"])
         return self._loader(samples, share(len(samples)), batch_size=1)
 
     def _loader(self, samples: Dataset, order: Iterable[Any], **options: Any) -> Loader:

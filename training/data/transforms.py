@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from training.data.samples import IGNORE
+from training.networks import SIZE_DIVISOR
 from training.soft_labels import SoftLabels
 
 
@@ -94,17 +95,30 @@ def soft_labels_at(probabilities: np.ndarray, positions: Tensor, size: tuple[int
 
 
 class Resized(Dataset):
-    """Samples of `source` for validation: image (3, H, W) uint8 resized to `size`, labels as they are."""
+    """Samples of `source` for validation: image (3, H, W) uint8 resized to `size`, labels as they are.
 
-    def __init__(self, source: Dataset, size: tuple[int, int]) -> None:
-        self.source, self.resize = source, v2.Resize(size, antialias=True)
+    With `keep_aspect` it is resized to what `fitted` gives: as large as fits into `size`, and not stretched.
+    """
+
+    def __init__(self, source: Dataset, size: tuple[int, int], keep_aspect: bool = False) -> None:
+        self.source, self.size, self.keep_aspect = source, size, keep_aspect
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, labels = self.source[index]
-        return self.resize(torch.from_numpy(_channels_first(image))), torch.from_numpy(labels)
+        size = fitted(labels.shape, self.size) if self.keep_aspect else self.size
+        resized = v2.functional.resize(torch.from_numpy(_channels_first(image)), list(size), antialias=True)
+        return resized, torch.from_numpy(labels)
+
+
+def fitted(own: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """The largest (h, w) of the aspect ratio of `own` (H, W) within `size`, its sides the nearest multiples of
+    SIZE_DIVISOR."""
+    scale = min(most / side for most, side in zip(size, own, strict=True))
+    height, width = (max(1, round(side * scale / SIZE_DIVISOR)) * SIZE_DIVISOR for side in own)
+    return height, width
 
 
 def _channels_first(image: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ class VOC(SegmentationData):
     `ImageSets/Segmentation/{train,val}.txt`.
 
     With `augmented`, training takes every image labelled in `SegmentationClassAug/` that is not in val.txt (10582 of
-    them). Options: those of SegmentationData.
+    them). The images are of many shapes, and are not stretched for validation. Options: those of SegmentationData.
     """
 
     labels = "voc"
@@ -26,9 +26,10 @@ class VOC(SegmentationData):
         augmented: bool = False,
         crop: tuple[int, int] = (512, 512),
         val_size: tuple[int, int] = (512, 512),
+        val_keep_aspect: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(root, crop=crop, val_size=val_size, **options)
+        super().__init__(root, crop=crop, val_size=val_size, val_keep_aspect=val_keep_aspect, **options)
 
     def split(self, name: Split) -> LabelledImages:
         root = Path(self.hparams["root"])
