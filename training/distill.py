@@ -8,6 +8,7 @@ holds a run is not written into unless it is that run which goes on, or `--overw
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -103,9 +104,18 @@ class DistillCLI(LightningCLI):
             options = getattr(logger, "init_args", {})
             if "save_dir" in options:
                 options["save_dir"] = str(self.folder)
+                os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow would rather have a database
             for name in ("name", "run_name"):
                 if name in options and options[name] is None:
                     options[name] = self.folder.name
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if isinstance(cause := error.__cause__, ModuleNotFoundError):
+                raise cli.CommandError(f"{cli.one_line(cause)}; for logs: pip install -e '.[tracking]'") from error
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         dry = self.config.trainer.fast_dev_run  # leaves nothing behind
