@@ -259,6 +259,7 @@ def main(args: list[str] | None = None) -> None:
     checkpoint = command.config.ckpt_path
     if checkpoint:
         check_resumable(checkpoint, command.model, command.trainer)
+        print(f"going on from {checkpoint}")
     if not command.config.trainer.fast_dev_run:
         check_free(command.folder, checkpoint, command.config.overwrite)
     fit(command)
