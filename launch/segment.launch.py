@@ -3,6 +3,9 @@
 An argument that is left empty keeps what the parameter file says.
 """
 
+from typing import Any
+
+import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
@@ -20,19 +23,25 @@ from transkd_ros.nodes.launching import (
 )
 from transkd_ros.resources import share_directory
 
+RESPAWN_DELAY = 2.0  # seconds
 CONFIG = share_directory() / "config"
 
 
 ARGUMENTS = [
     override("cameras", "Camera names, e.g. front,rear; their topics are <camera>/image_raw."),
+    override("image_topics", "Image topics, below the camera's name or absolute: one for all or one for each camera."),
     override("model", "Name of a shipped model, or path of a model bundle."),
     override("engine", "Inference engine: auto, openvino, onnxruntime or torch."),
     override("device", "Device: auto, cpu, gpu or npu (Intel), cuda or tensorrt (NVIDIA)."),
     override("precision", "Arithmetic of the network: auto, fp32, bf16, fp16 or int8."),
+    override("mask_size", "Size of the masks: frame, model, or e.g. [200,400] (height, width)."),
+    override("max_rate", "Frames a second of each camera that are segmented; 0.0: all."),
+    override("lazy", "Segment only while someone listens.", SWITCH),
     override("overlay", "Offer the topic <camera>/segmentation/overlay.", SWITCH),
     override("compressed", "Subscribe to <camera>/image_raw/compressed.", SWITCH),
     override("autostart", "Configure and activate at start; false leaves it to ros2 lifecycle.", SWITCH),
     argument("use_sim_time", "Take the time from /clock, as bags and simulators publish it.", "false", SWITCH[1:]),
+    argument("respawn", "Start the node anew when its engine fails for good.", "false", SWITCH[1:]),
     argument("namespace", "Namespace of the node and its camera topics.", ""),
     DDS_PROFILE,
     LOG_LEVEL,
@@ -47,9 +56,19 @@ def generate_launch_description() -> LaunchDescription:
 def _start(context: LaunchContext) -> list[Node]:
     given = values(context, ARGUMENTS)
     overrides = {name: given[name] for name in ("model", "engine", "device", "precision") if given[name]}
-    overrides |= {name: given[name] == "true" for name in ("overlay", "autostart") if given[name]}
+    overrides |= {name: given[name] == "true" for name in ("lazy", "overlay", "autostart") if given[name]}
+    if given["mask_size"]:
+        overrides["mask_size"] = yaml.safe_load(given["mask_size"])  # a name or a list of numbers
+    if given["max_rate"]:
+        overrides["max_rate"] = float(given["max_rate"])
     overrides["use_sim_time"] = given["use_sim_time"] == "true"
     overrides |= transport(given["compressed"])
     if given["cameras"]:
         overrides["cameras"] = names(given["cameras"])
-    return [node("segmentation_node", given, overrides, namespace=given["namespace"])]
+    if given["image_topics"]:
+        overrides["image_topics"] = names(given["image_topics"])
+    respawn: dict[str, Any] = {}
+    if given["respawn"] == "true":
+        overrides["on_engine_failure"] = "exit"
+        respawn = {"respawn": True, "respawn_delay": RESPAWN_DELAY}
+    return [node("segmentation_node", given, overrides, namespace=given["namespace"], **respawn)]

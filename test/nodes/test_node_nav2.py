@@ -112,14 +112,14 @@ def test_a_threshold_without_a_confidence_output_is_refused(user, bundle_path, c
 
 def test_the_parameter_file_for_the_layer_names_every_class_of_the_shipped_models_once():
     costmap = yaml.safe_load(PARAMETERS.read_text())["local_costmap"]["local_costmap"]["ros__parameters"]
-    layer = costmap["semantic_layer"]
+    layer = costmap["semantic_segmentation_layer"]
     source = layer[layer["observation_sources"]]
     named = [name for kind in source["class_types"] for name in source[kind]["classes"]]
     assert sorted(named) == sorted(LabelTable.load("camvid").names)
     topics = {key: value for key, value in source.items() if key.endswith("_topic")}
     assert topics == {
-        "segmentation_topic": "/front/segmentation/mask",
-        "confidence_topic": "/front/segmentation/confidence",
-        "labels_topic": "/front/segmentation/label_info",
-        "pointcloud_topic": "/front/points",
+        "segmentation_topic": "/camera/camera/color/segmentation/mask",
+        "confidence_topic": "/camera/camera/color/segmentation/confidence",
+        "labels_topic": "/camera/camera/color/segmentation/label_info",
+        "pointcloud_topic": "/camera/camera/aligned_points",
     }

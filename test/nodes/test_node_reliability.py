@@ -6,8 +6,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a ROS 2 installation")
 
+from rclpy.qos import ReliabilityPolicy
 from ros_graph import DEADLINE, process, wait_until
-from segmentation_graph import CAMERA, image, running
+from segmentation_graph import CAMERA, change_state, get_parameter, image, log_lines, running
 from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros
@@ -82,3 +83,25 @@ def test_frames_that_never_arrive_show_in_the_diagnostics(user, diagnostics, bun
     with running(bundle_path, qos_reliability="best_effort"), driver:
         for key in ("lost on the way", "missing between stamps"):
             wait_until(lambda key=key: int(diagnostics.value(CAMERA, key) or 0) > 0, key)
+
+
+def test_qos_overrides_of_a_topic_come_first_and_a_bad_one_is_refused(user, diagnostics, bundle_path, colours, capfd):
+    masks = user.listen(Image, "camera/segmentation/mask", "BEST_EFFORT")
+    subscription, publisher = (
+        "qos_overrides./camera/image_raw.subscription.",
+        "qos_overrides./camera/segmentation/mask.",
+    )
+    overrides = {
+        f"{subscription}reliability": "best_effort",
+        f"{subscription}depth": 7,
+        f"{publisher}publisher.reliability": "best_effort",
+    }
+    with running(bundle_path, qos_reliability="reliable", **overrides):
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+        diagnostics.wait_for(CAMERA, "reliability", "best_effort")
+        (offer,) = user.node.get_publishers_info_by_topic("camera/segmentation/mask")
+        assert offer.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+        assert get_parameter(user, f"{subscription}depth") == 7
+    with running(bundle_path, autostart=False, **{f"{subscription}reliability": "perfect"}):
+        assert not change_state(user, "configure")
+    assert any("not one of reliable, best_effort" in line for line in log_lines(capfd, "ERROR"))

@@ -124,6 +124,24 @@ def test_the_mask_is_there_as_png_without_loss(user, bundle_path, colours, monke
     np.testing.assert_array_equal(mask, colours.argmax(axis=2))
 
 
+def test_samples_of_12_bits_are_not_black_and_a_parameter_limits_what_a_png_may_announce(
+    user, diagnostics, bundle_path, colours, capfd
+):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    dark = (colours.astype(np.uint16) << 4) | 15
+    with running(bundle_path, confidence_threshold=0.5):
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(dark.astype("<u2"), "rgb16"))
+    np.testing.assert_array_equal(pixels_of(masks[-1]), colours.argmax(axis=2))  # bright enough to be certain
+    assert any("camera: samples of 16 bits use 12" in line for line in log_lines(capfd, "INFO"))
+    with running(bundle_path, image_transport="compressed", max_compressed_pixels=64 * 96 - 1):
+        topic = "camera/image_raw/compressed"
+        user.send(topic, compressed(colours))
+        wait_until(lambda: int(diagnostics.value(CAMERA, "dropped size") or 0) > 0, "a refusal")
+        assert set_parameter(user, "max_compressed_pixels", 64 * 96) == (True, "")
+        masks.clear()
+        user.send_until(lambda: masks, "a mask", topic, compressed(colours))
+
+
 # ---- freshness and fairness ----------------------------------------------------------------------
 
 
@@ -377,6 +395,7 @@ def test_a_node_that_has_ended_leaves_no_service_behind(user, bundle_path):
         ("mask_size", [0, 80], "mask_size is [0, 80], not one of"),
         ("mask_size", 3, "mask_size is 3, not one of"),
         ("max_rate", -1.0, "out of range"),
+        ("sample_bits", 11, "not one of 0, 8, 10"),
         ("threads", -1, "out of range"),
         ("overlay_alpha", 1.5, "out of range"),
         ("max_frame_age", -1.0, "out of range"),

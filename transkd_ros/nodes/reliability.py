@@ -16,6 +16,8 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
+from transkd_ros.nodes.qos_overrides import qos_overrides
+
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
@@ -39,8 +41,9 @@ class ImageSubscription:
     """A subscription of `node`, made anew whenever the publishers ask for another reliability.
 
     reliability: one of RELIABILITIES; "best_available" is what the publishers offer, and best effort, which hears
-    both kinds, while there is none. raw: as of `Node.create_subscription`. on_lost: called with the number of
-    messages that the middleware says it has lost, where it can tell.
+    both kinds, while there is none. What the user has set for this topic (`qos_overrides`) comes first. raw: as of
+    `Node.create_subscription`. on_lost: called with the number of messages that the middleware says it has lost,
+    where it can tell.
     """
 
     def __init__(
@@ -57,11 +60,14 @@ class ImageSubscription:
         self.topic = topic
         self._node = node
         self._on_lost = on_lost
-        self._depth = depth
+        self._qos = {"depth": depth, **qos_overrides(node, "subscription", topic)}
         self._arguments = message_type, topic, callback
         self._raw = raw
         self._timer: Any = None  # while the publishers are looked at
-        if reliability == BEST_AVAILABLE:
+        given = self._qos.pop("reliability", None)  # for this topic, which counts more than the parameter for all
+        if given is not None:
+            self.reliability = given
+        elif reliability == BEST_AVAILABLE:
             # Steady, not the node's clock: simulated time stands still until a simulator runs.
             self._timer = node.create_timer(LOOK, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
             self.reliability = offered(node, topic) or ReliabilityPolicy.BEST_EFFORT
@@ -84,7 +90,7 @@ class ImageSubscription:
             self._subscription = self._subscribe()
 
     def _subscribe(self) -> Any:
-        qos = QoSProfile(depth=self._depth, reliability=self.reliability)
+        qos = QoSProfile(reliability=self.reliability, **self._qos)
         # rclpy warns of publishers that cannot be heard; those that were looked up soon will be.
         events: dict[str, Any] = {"incompatible_qos": lambda _: None} if self._timer else {}
         if self._on_lost:

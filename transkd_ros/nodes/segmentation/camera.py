@@ -15,8 +15,9 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from transkd_ros.frames import Frame, image_message
+from transkd_ros.frames import Frame, SampleBits, image_message
 from transkd_ros.model.bundle import Bundle
+from transkd_ros.nodes.qos_overrides import qos_overrides
 from transkd_ros.nodes.segmentation.account import Account
 from transkd_ros.nodes.segmentation.budget import FrameBudget
 from transkd_ros.nodes.segmentation.camera_info import image_size, mask_info
@@ -30,10 +31,12 @@ class Camera:
     def __init__(self, node: LifecycleNode, source: CameraSource, settings: SimpleNamespace, bundle: Bundle) -> None:
         name = source.name
         # Reliable publishers serve best-effort and reliable subscribers alike (REP 2003), and RViz asks for reliable.
-        qos = QoSProfile(depth=settings.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
+        qos = {"depth": settings.qos_depth, "reliability": ReliabilityPolicy.RELIABLE}
 
         def publisher(topic: str, message_type: type = Image) -> LifecyclePublisher:
-            return node.create_lifecycle_publisher(message_type, f"{name}/segmentation/{topic}", qos)
+            full = f"{name}/segmentation/{topic}"
+            given = qos_overrides(node, "publisher", full)
+            return node.create_lifecycle_publisher(message_type, full, QoSProfile(**(qos | given)))
 
         self.name, self.source, self.region = name, source, source.region
         self.info: CameraInfo | None = None  # the calibration that was heard last
@@ -48,6 +51,7 @@ class Camera:
         self._node = node
         self.account = Account(node, name)
         self.budget = FrameBudget()
+        self.bits = SampleBits(settings.sample_bits)
 
     def destroy(self) -> None:
         for publisher in (*self._outputs(), self._info):

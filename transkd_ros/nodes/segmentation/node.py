@@ -29,11 +29,12 @@ from transkd_ros.cli import one_line
 from transkd_ros.nodes import process
 from transkd_ros.nodes.managed import ManagedNode
 from transkd_ros.nodes.options import declare, read
+from transkd_ros.nodes.qos_overrides import qos_overrides
 from transkd_ros.nodes.reliability import ImageSubscription
 from transkd_ros.nodes.segmentation.camera import Camera
 from transkd_ros.nodes.segmentation.camera_info import info_topic
 from transkd_ros.nodes.segmentation.engine import Engine
-from transkd_ros.nodes.segmentation.parameters import OPTIONS, camera_sources, refusal
+from transkd_ros.nodes.segmentation.parameters import OPTIONS, CameraSource, camera_sources, refusal
 from transkd_ros.nodes.segmentation.worker import BACK_OFF, Worker
 from transkd_ros.timing import diagnostic_name, diagnostic_status
 
@@ -145,6 +146,7 @@ class SegmentationNode(ManagedNode):
         height, width = runtime.input_size
         self.get_logger().info(f"model {manifest.name}, {len(names)} classes, input {width}x{height}, {runtime.reason}")
         for source in camera_sources(self._settings):
+            qos_overrides(self, "subscription", self._image_topic(source))  # refused now, not by activate
             self._cameras.append(Camera(self, source, self._settings, engine.bundle))
         description = "The model's classes in the order of their ids. Read only."
         self.declare_parameter("class_names", names, ParameterDescriptor(description=description))
@@ -170,7 +172,7 @@ class SegmentationNode(ManagedNode):
             self._images[camera.name] = ImageSubscription(
                 self,
                 CompressedImage if compressed else Image,
-                camera.source.topic + ("/compressed" if compressed else ""),
+                self._image_topic(camera.source),
                 partial(self._on_frame, camera),
                 self._settings.qos_reliability,
                 self._settings.qos_depth,
@@ -186,6 +188,9 @@ class SegmentationNode(ManagedNode):
                     depth=1,
                 )
             )
+
+    def _image_topic(self, source: CameraSource) -> str:
+        return source.topic + ("/compressed" if self._settings.image_transport == "compressed" else "")
 
     def _stop_hearing(self) -> None:
         for subscription in (*self._images.values(), *self._infos):

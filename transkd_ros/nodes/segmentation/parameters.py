@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from rclpy.parameter import Parameter
 
+from transkd_ros.frames import MAX_COMPRESSED_PIXELS, MAX_SIDE, SAMPLE_BITS
 from transkd_ros.model.engines import ENGINES, PRECISIONS
 from transkd_ros.nodes.options import ALWAYS, CONFIGURE, START, Option, cameras_refusal, topics_refusal
 from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES
@@ -39,6 +40,19 @@ OPTIONS = (
         "raw",
         "Subscribe to image_raw or to image_raw/compressed.",
         choices=("raw", "compressed"),
+    ),
+    Option(
+        "sample_bits",
+        0,
+        "Bits that 16-bit samples use (8, 10, 12, 14, 16); 0: as many as the brightest so far needs.",
+        limits=(0, 16),
+    ),
+    Option(
+        "max_compressed_pixels",
+        MAX_COMPRESSED_PIXELS,
+        "A compressed image of more pixels is refused before it is decoded.",
+        ALWAYS,
+        limits=(1, MAX_SIDE**2),
     ),
     Option("model", DEFAULT_MODEL, "Name of a shipped model, or path of a model bundle."),
     Option("engine", "auto", "Inference engine.", choices=("auto", *ENGINES)),
@@ -136,6 +150,8 @@ def refusal(parameter: Parameter, configured: bool) -> str:
         return f"{option.name} is applied by configure: deactivate and cleanup first"
     if option.choices and value not in option.choices:
         return f"{option.name} is '{value}', not one of {', '.join(option.choices)}"
+    if option.name == "sample_bits" and value not in (0, *SAMPLE_BITS):
+        return f"sample_bits is {value}, not one of 0, {', '.join(map(str, SAMPLE_BITS))}"
     if option.name == "mask_size":
         return mask_size_refusal(value)
     if option.name == "cameras":

@@ -15,7 +15,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from transkd_ros.cli import one_line
-from transkd_ros.frames import FrameError, decode_compressed, decode_image
+from transkd_ros.frames import Frame, FrameError, decode_compressed, decode_image
 from transkd_ros.mailbox import Mailbox
 from transkd_ros.nodes.segmentation.budget import FrameBudget
 from transkd_ros.nodes.segmentation.camera import Camera
@@ -105,6 +105,20 @@ class Worker:
     def _rate(self) -> float:
         return float(self._node.get_parameter("max_total_rate").value)
 
+    def _decode(self, camera: Camera, message: Any) -> Frame:
+        """Raises FrameError."""
+        bits = camera.bits.bits
+        if isinstance(message, Image):
+            frame = decode_image(message, camera.bits)
+        else:  # decoded no larger than the network needs, unless its pixels are to be shown, or cut out of
+            all_pixels = camera.has_viewer() or camera.region
+            size = None if all_pixels else self._engine.runtime.input_size
+            limit = self._node.get_parameter("max_compressed_pixels").value
+            frame = decode_compressed(message, size, camera.bits, limit)
+        if camera.bits.bits != bits:
+            self._node.get_logger().info(f"{camera.name}: samples of 16 bits use {camera.bits.bits}")
+        return frame
+
     def _reopen(self) -> bool:
         """Open the engine again; False where that is not wanted, or was in vain too often."""
         if self._node.get_parameter("on_engine_failure").value == "exit":
@@ -136,11 +150,7 @@ class Worker:
 
         segmenter = self._engine.segmenter
         start = time.perf_counter()
-        if isinstance(message, Image):
-            frame = decode_image(message)
-        else:  # decoded no larger than the network needs, unless its pixels are to be shown, or cut out of
-            all_pixels = camera.has_viewer() or camera.region
-            frame = decode_compressed(message, None if all_pixels else segmenter.runtime.input_size)
+        frame = self._decode(camera, message)
         decoded = time.perf_counter()
         segmentation = segmenter(frame, camera.has_confidence_listener(), camera.region)
         segmented = time.perf_counter()
