@@ -79,7 +79,7 @@ def _start(context: LaunchContext) -> list[Node]:
     images = [
         (f"{camera}/{topic}", posixpath.join(base, name, topic))
         for camera, name in zip(cameras, given_names, strict=True)
-        for topic in ("image_raw", "image_raw/compressed")
+        for topic in ("image_raw", "image_raw/compressed", "camera_info")
     ]
     common: dict[str, Any] = {"cameras": cameras, "use_sim_time": given["use_sim_time"] == "true"}
     common |= transport(given["compressed"])

@@ -6,10 +6,12 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a ROS 2 installation")
 
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_graph import DEADLINE, process, wait_until
 from segmentation_graph import CAMERA, change_state, get_parameter, image, log_lines, running
 from sensor_msgs.msg import Image
+
+from transkd_ros.nodes.segmentation import account
 
 pytestmark = pytest.mark.ros
 
@@ -105,3 +107,15 @@ def test_qos_overrides_of_a_topic_come_first_and_a_bad_one_is_refused(user, diag
     with running(bundle_path, autostart=False, **{f"{subscription}reliability": "perfect"}):
         assert not change_state(user, "configure")
     assert any("not one of reliable, best_effort" in line for line in log_lines(capfd, "ERROR"))
+
+
+def test_a_subscription_that_cannot_hear_its_camera_says_so(user, diagnostics, bundle_path, monkeypatch):
+    monkeypatch.setattr(account, "SILENCE", 0.2)
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    user.node.create_publisher(Image, "camera/image_raw", best_effort)
+    with running(bundle_path, qos_reliability="reliable"):
+        wait_until(
+            lambda: (status := diagnostics.latest(CAMERA))
+            and status.message.endswith("the publisher is best effort and the subscription reliable"),
+            "the reason",
+        )

@@ -24,6 +24,7 @@ from segmentation_graph import (
 )
 from sensor_msgs.msg import Image
 
+from transkd_ros.model.labels import LabelTable
 from transkd_ros.nodes.segmentation import account
 
 pytestmark = pytest.mark.ros
@@ -99,6 +100,33 @@ def test_the_status_of_the_node_is_its_lifecycle_state(user, diagnostics, bundle
         assert change_state(user, "activate")
         first = wait_until(lambda: diagnostics.first(CAMERA), "the camera's first status")
         assert first.level == OK  # silence counts from activate on
-        wait_for_status(diagnostics, CAMERA, WARN, "no frame for")
+        wait_for_status(diagnostics, CAMERA, WARN, "s: nobody publishes /camera/image_raw")
         assert change_state(user, "shutdown") and state(user) == "finalized"
         wait_for_status(diagnostics, f"{NODE}: node", ERROR, "finalized")
+
+
+def test_frames_received_are_masks_and_drops_even_where_an_overlay_fails(
+    user, diagnostics, bundle_path, colours, monkeypatch, capfd
+):
+    def fail(*args):
+        raise RuntimeError("no paint left")
+
+    monkeypatch.setattr(LabelTable, "overlay", fail)
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path):
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+        user.listen(Image, "camera/segmentation/overlay")
+        lines = []
+
+        def failed():
+            user.send("camera/image_raw", image(colours))
+            lines.extend(log_lines(capfd, "WARN"))
+            return any("no paint left" in line for line in lines)
+
+        wait_until(failed, "the failure")
+
+        def value(key):
+            return int(diagnostics.value(CAMERA, key))
+
+        wait_until(lambda: value("received") == value("processed") + value("dropped superseded"), "the sum")
+        diagnostics.wait_for(CAMERA, "dropped internal", 0)

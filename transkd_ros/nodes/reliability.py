@@ -80,6 +80,15 @@ class ImageSubscription:
         if self._timer:
             self._node.destroy_timer(self._timer)
 
+    def trouble(self) -> str:
+        """Why nothing may come, or ""."""
+        offer = offered(self._node, self.topic)
+        if offer is None:
+            return f"nobody publishes {self._node.resolve_topic_name(self.topic)}"
+        if offer == ReliabilityPolicy.BEST_EFFORT and self.reliability == ReliabilityPolicy.RELIABLE:
+            return "the publisher is best effort and the subscription reliable"
+        return ""
+
     def _look(self) -> None:
         reliability = offered(self._node, self.topic) or self.reliability
         if reliability != self.reliability:

@@ -87,6 +87,15 @@ class Account:
         if age is not None:
             self._ages.add("age", age)
 
+    @property
+    def masks(self) -> int:
+        """How many were published."""
+        return self._answered
+
+    def problem(self, cause: str, reason: str) -> None:
+        """Something went wrong with a frame that has its mask."""
+        self._log(cause, f"{cause}: {reason}")
+
     def dropped(self, cause: str, reason: str) -> None:
         """Count a frame that gets no mask; logged at most once a second per cause."""
         self._log(cause, f"dropped a frame ({cause}): {reason}")
@@ -112,9 +121,12 @@ class Account:
 
     # ---- what is told --------------------------------------------------------------------------------
 
-    def status(self, reliability: str) -> DiagnosticStatus:
-        """What happened since the start, and whether masks come; `reliability` is that of the subscription."""
-        level, message = self._health()
+    def status(self, reliability: str, trouble: str) -> DiagnosticStatus:
+        """What happened since the start, and whether masks come.
+
+        `reliability` is that of the subscription, `trouble` why nothing may come through it, or "".
+        """
+        level, message = self._health(trouble)
         now = self._now()
         ages = self._ages.snapshot().get("age", {})
         values = {
@@ -132,13 +144,14 @@ class Account:
         }
         return diagnostic_status(f"{diagnostic_name(self._node)}: {self._name}", level, message, values)
 
-    def _health(self) -> tuple[bytes, str]:
+    def _health(self, trouble: str) -> tuple[bytes, str]:
         """Level and text: OK while every frame that is heard leads to masks."""
         bad_input = sum(self.drops[cause] for cause in CAUSES)
         new, self._bad_input_reported = bad_input - self._bad_input_reported, bad_input
         now, unanswered, ahead = time.monotonic(), self._unanswered, -(self._age_on_arrival or 0.0)
         if now - self._last_heard > SILENCE:
-            return DiagnosticStatus.WARN, f"no frame for {now - self._last_heard:.0f} s"
+            text = f"no frame for {now - self._last_heard:.0f} s"
+            return DiagnosticStatus.WARN, f"{text}: {trouble}" if trouble else text
         if unanswered is not None and now - unanswered > NO_MASK:
             level = DiagnosticStatus.ERROR if now - unanswered > NO_MASK_ERROR else DiagnosticStatus.WARN
             cause = self._last_drop or "the engine is still at work on one frame"

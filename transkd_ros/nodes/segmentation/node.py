@@ -273,7 +273,7 @@ class SegmentationNode(ManagedNode):
         message = DiagnosticArray(status=[self._status()])
         for camera in self._cameras:
             if images := self._images.get(camera.name):
-                message.status.append(camera.account.status(images.reliability.name.lower()))
+                message.status.append(camera.account.status(images.reliability.name.lower(), images.trouble()))
         for status in message.status:
             status.hardware_id = self._engine.runtime.device if self._engine else "none"
         message.header.stamp = self.get_clock().now().to_msg()

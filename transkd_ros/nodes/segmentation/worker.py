@@ -76,6 +76,7 @@ class Worker:
     def _run(self) -> None:
         while item := self._next():
             _, (camera, message) = item
+            masks = camera.account.masks
             try:
                 self._segment(camera, message)
             except FrameError as error:
@@ -91,7 +92,8 @@ class Worker:
             except Exception as error:  # ROS's, or ours; the next frame may well be fine
                 if not self._node.context.ok():  # a signal has ended ROS while we were publishing
                     return
-                camera.account.dropped("internal", f"{type(error).__name__}: {one_line(error)}")
+                count = camera.account.dropped if camera.account.masks == masks else camera.account.problem
+                count("internal", f"{type(error).__name__}: {one_line(error)}")
 
     def _next(self) -> tuple[Any, tuple[Camera, Any]] | None:
         """The next frame, which is the newest when the budget of all cameras allows one; None at the end."""
