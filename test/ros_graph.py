@@ -164,7 +164,7 @@ def process(*arguments: str) -> Iterator[subprocess.Popen]:
     child = subprocess.Popen(
         [sys.executable, *arguments],
         env=environment,
-        text=True,
+        encoding="utf-8",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -8,7 +8,7 @@ pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a 
 
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_graph import DEADLINE, process, wait_until
-from segmentation_graph import CAMERA, change_state, get_parameter, image, log_lines, running
+from segmentation_graph import CAMERA, NODE, get_parameter, image, running
 from sensor_msgs.msg import Image
 
 from transkd_ros.nodes.segmentation import account
@@ -87,7 +87,7 @@ def test_frames_that_never_arrive_show_in_the_diagnostics(user, diagnostics, bun
             wait_until(lambda key=key: int(diagnostics.value(CAMERA, key) or 0) > 0, key)
 
 
-def test_qos_overrides_of_a_topic_come_first_and_a_bad_one_is_refused(user, diagnostics, bundle_path, colours, capfd):
+def test_qos_overrides_of_a_topic_come_first_and_a_bad_one_is_refused(user, diagnostics, bundle_path, colours):
     masks = user.listen(Image, "camera/segmentation/mask", "BEST_EFFORT")
     subscription, publisher = (
         "qos_overrides./camera/image_raw.subscription.",
@@ -104,9 +104,15 @@ def test_qos_overrides_of_a_topic_come_first_and_a_bad_one_is_refused(user, diag
         (offer,) = user.node.get_publishers_info_by_topic("camera/segmentation/mask")
         assert offer.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
         assert get_parameter(user, f"{subscription}depth") == 7
-    with running(bundle_path, autostart=False, **{f"{subscription}reliability": "perfect"}):
-        assert not change_state(user, "configure")
-    assert any("not one of reliable, best_effort" in line for line in log_lines(capfd, "ERROR"))
+    for wrong in (f"{subscription}reliability", f"{publisher}publisher.reliability"):
+        with running(bundle_path, **{wrong: "perfect"}):
+
+            def refused(wrong=wrong):
+                message = diagnostics.latest(f"{NODE}: node").message
+                return message.startswith("unconfigured: ") and wrong in message and "not one of reliable" in message
+
+            wait_until(refused, f"the refusal of {wrong}")
+            assert not user.node.count_publishers("camera/segmentation/mask")
 
 
 def test_a_subscription_that_cannot_hear_its_camera_says_so(user, diagnostics, bundle_path, monkeypatch):
@@ -115,7 +121,9 @@ def test_a_subscription_that_cannot_hear_its_camera_says_so(user, diagnostics, b
     user.node.create_publisher(Image, "camera/image_raw", best_effort)
     with running(bundle_path, qos_reliability="reliable"):
         wait_until(
-            lambda: (status := diagnostics.latest(CAMERA))
-            and status.message.endswith("the publisher is best effort and the subscription reliable"),
+            lambda: (
+                (status := diagnostics.latest(CAMERA))
+                and status.message.endswith("the publisher is best effort and the subscription reliable")
+            ),
             "the reason",
         )

@@ -24,19 +24,26 @@ from transkd_ros.nodes.segmentation.camera_info import image_size, mask_info
 from transkd_ros.nodes.segmentation.parameters import CameraSource
 from transkd_ros.segmenter import Segmentation
 
+TOPICS = ("mask", "mask/compressed", "camera_info", "overlay", "confidence")
+"""Below <camera>/segmentation/."""
+
 
 class Camera:
-    """Publishers of one camera, and the account of its frames."""
+    """Publishers of one camera, and the account of its frames.
+
+    Raises InvalidParameterValueException for QoS that the user has set wrongly for one of its topics.
+    """
 
     def __init__(self, node: LifecycleNode, source: CameraSource, settings: SimpleNamespace, bundle: Bundle) -> None:
         name = source.name
         # Reliable publishers serve best-effort and reliable subscribers alike (REP 2003), and RViz asks for reliable.
         qos = {"depth": settings.qos_depth, "reliability": ReliabilityPolicy.RELIABLE}
 
+        names = {topic: f"{name}/segmentation/{topic}" for topic in TOPICS}
+        given = {topic: qos_overrides(node, "publisher", names[topic]) for topic in TOPICS}  # before there is one
+
         def publisher(topic: str, message_type: type = Image) -> LifecyclePublisher:
-            full = f"{name}/segmentation/{topic}"
-            given = qos_overrides(node, "publisher", full)
-            return node.create_lifecycle_publisher(message_type, full, QoSProfile(**(qos | given)))
+            return node.create_lifecycle_publisher(message_type, names[topic], QoSProfile(**(qos | given[topic])))
 
         self.name, self.source, self.region = name, source, source.region
         self.info: CameraInfo | None = None  # the calibration that was heard last
@@ -102,7 +109,6 @@ def png_message(mask: Any, header: Any) -> CompressedImage:
     """A (H, W) uint8 mask as PNG, which loses nothing; `header` is shared, not copied."""
     data = array.array("B")
     data.frombytes(cv2.imencode(".png", mask)[1].data)
-    # The format as compressed_image_transport writes it.
     return CompressedImage(header=header, format="mono8; png compressed ", data=data)
 
 
