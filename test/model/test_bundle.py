@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(bundle):
     assert "weights.safetensors is missing" in error_of(bundle.path)
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b""])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"", b"[" * 100_000])
 def test_a_manifest_that_is_not_json_is_named(bundle, content):
     (bundle.path / "manifest.json").write_bytes(content)
     assert "manifest.json is not JSON" in error_of(bundle.path)

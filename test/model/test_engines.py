@@ -331,3 +331,18 @@ def test_a_program_that_is_no_archive_is_refused(tmp_path):
     (tmp_path / "model.pt2").write_bytes(b"garbage")
     with pytest.raises(BundleError, match=r"not a plain torch\.export program"):
         read_program(tmp_path / "model.pt2")
+
+
+def test_a_program_that_announces_more_than_its_file_holds_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data/weights/weight_0", bytes(30 << 20))
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("read"))
+    with pytest.raises(BundleError, match="announce 31457280"):
+        read_program(tmp_path / "model.pt2")
+
+
+def test_a_program_nested_without_end_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        archive.writestr("m/models/model.json", "[" * 100_000)
+    with pytest.raises(BundleError, match=r"not a plain torch\.export program"):
+        read_program(tmp_path / "model.pt2")

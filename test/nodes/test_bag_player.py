@@ -29,7 +29,7 @@ from transkd_ros.bags.label_classes import write_classes
 from transkd_ros.bags.messages import compressed_message, header_stamp, image_message
 from transkd_ros.bags.storage import STORAGES, BagError, BagReader, BagWriter
 from transkd_ros.model.labels import LabelTable
-from transkd_ros.nodes.bag_player import BagPlayer
+from transkd_ros.nodes.bag_player import BagPlayer, message_class
 
 pytestmark = pytest.mark.ros
 FRAMES, MASKS, PHOTOS = "/front/image_raw", "/front/ground_truth", "/rear/image_raw/compressed"
@@ -164,6 +164,27 @@ def test_a_latched_topic_is_there_for_a_subscriber_who_comes_late(user, tmp_path
         user.node.create_subscription(String, f"{MASKS}/classes", heard.append, late)
         wait_until(lambda: heard, "the classes of the labels")
     assert "road" in heard[0].data
+
+
+@pytest.mark.parametrize("name", ["os/path/join", "json/msg/../decoder", "sensor_msgs/msg/_image", "a/b", "re/msg/X/y"])
+def test_what_a_bag_calls_a_type_is_imported_only_as_a_message(name):
+    with pytest.raises(ImportError, match="PACKAGE/msg/NAME"):
+        message_class(name)
+
+
+def test_a_class_that_is_no_message_is_not_played(tmp_path, monkeypatch):
+    (tmp_path / "tools" / "msg").mkdir(parents=True)
+    (tmp_path / "tools" / "msg" / "__init__.py").write_text("class Hammer: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="no message type"):
+        message_class("tools/msg/Hammer")
+
+
+@pytest.mark.parametrize("recorded", [-1, 2**31 * 10**9])
+def test_a_bag_recorded_when_there_is_no_ros_time_is_refused(tmp_path, recorded):
+    with BagWriter(tmp_path / "bag", "sqlite3") as writer:
+        writer.write(FRAMES, image_message(np.zeros((4, 6), np.uint8), "mono8", 7), recorded)
+    assert "/clock cannot show" in refusal(bag=tmp_path / "bag")
 
 
 # ---- when it is played ---------------------------------------------------------------------------

@@ -191,6 +191,10 @@ def test_bad_masks_are_counted_by_what_was_wrong_and_the_next_good_pair_is_compa
         user.send("teacher/camera/segmentation/mask", broken)
         user.send("teacher/camera/segmentation/mask", image(np.zeros((48, 64, 3), np.uint8), 1, "rgb8"))
         user.send("student/camera/segmentation/mask", mask(0, 0))
+        user.send("student/camera/segmentation/mask", mask(0, -1))
+        endless = mask(0, 1)
+        endless.header.stamp.nanosec = 10**9
+        user.send("student/camera/segmentation/mask", endless)
         user.send("teacher/camera/segmentation/mask", mask(77, 2))
         user.send("student/camera/segmentation/mask", mask(0, 2, size=(24, 32)))
         answer(user, 1, 5, 5)
@@ -198,6 +202,7 @@ def test_bad_masks_are_counted_by_what_was_wrong_and_the_next_good_pair_is_compa
         counted = {
             "teacher bad mask": 2,
             "student no stamp": 1,
+            "student bad stamp": 2,
             "teacher unknown ids": 1,
             "pairs resized": 1,
             "teacher stamp jumped back": 1,

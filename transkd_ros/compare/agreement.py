@@ -20,7 +20,7 @@ from transkd_ros.timing import Rate, Timings
 
 WINDOW = 300  # pairs
 LONGEST_LATENCY = 60.0  # seconds; anything else is a stamp of another clock
-PROBLEMS = ("bad mask", "no stamp", "stamp jumped back", "stamp of another clock", "unknown ids")
+PROBLEMS = ("bad mask", "no stamp", "bad stamp", "stamp jumped back", "stamp of another clock", "unknown ids")
 
 Counts = NDArray[np.int64]
 
@@ -49,15 +49,15 @@ class Side:
         self._elapsed = 0.0  # seconds between the first mask and the last
         self._last_stamp = 0
 
-    def hear(self, stamp_ns: int, now: float, latency: float | None) -> None:
-        """Note a mask of this stamp; times in seconds, `latency` None where it is not known."""
+    def hear(self, stamp_ns: int | None, now: float, latency: float | None) -> None:
+        """Note a mask of this stamp (None: it is no time); times in seconds, `latency` None where it is not known."""
         self.received += 1
         self._rate.tick(now)
         if self._last is not None:
             self._elapsed += max(0.0, now - self._last)  # simulated time may jump back
         self._last = now
         if not stamp_ns:
-            self.problems["no stamp"] += 1
+            self.problems["bad stamp" if stamp_ns is None else "no stamp"] += 1
             return
         self.problems["stamp jumped back"] += stamp_ns < self._last_stamp
         self._last_stamp = stamp_ns
@@ -154,11 +154,13 @@ class Comparison:
         self.worst: Pair | None = None  # of all pairs, the one that agrees least
         self._least = math.inf
 
-    def hear(self, side: str, stamp_ns: int, mask: Mask, now: float, latency: float | None = None) -> Pair | None:
+    def hear(
+        self, side: str, stamp_ns: int | None, mask: Mask, now: float, latency: float | None = None
+    ) -> Pair | None:
         """Take the (H, W) uint8 mask of TEACHER or STUDENT; the pair that it completes, if it does.
 
         The masks of a pair have one size: the student's is stretched to the teacher's. A mask without a stamp (0)
-        belongs to no frame and only counts.
+        or with one that is no time (None) belongs to no frame and only counts.
         """
         self.sides[side].hear(stamp_ns, now, latency)
         if side == STUDENT and self._reorder is not None:

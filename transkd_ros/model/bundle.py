@@ -1,8 +1,10 @@
 """The model bundle: the folder that training writes and the vehicle reads.
 
 A bundle holds `manifest.json`, `model.onnx`, `weights.safetensors`, usually a model card `README.md`, and
-optionally `model.int8.onnx`, the same graph quantised, and `model.pt2` for the torch engine. Here are the manifest
-with its checks, the hashes, loading and writing. Running the graph is the business of `transkd_ros.model.engines`.
+optionally `model.int8.onnx`, the same graph quantised, and `model.pt2` for the torch engine. The hashes in the manifest
+show that files are complete and unaltered; who wrote them they do not show, because the manifest is not signed. Here are
+the manifest with its checks, the hashes, loading and writing. Running the graph is the business of
+`transkd_ros.model.engines`.
 """
 
 from __future__ import annotations
@@ -217,7 +219,7 @@ def load_bundle(path: str | os.PathLike[str], verify: bool = True) -> Bundle:
         raise BundleError(f"{manifest_path} cannot be read: {error.strerror}") from error
     except BundleError as error:
         raise BundleError(f"{manifest_path}: {error}") from error
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
         raise BundleError(
             f"{manifest_path} is not JSON ({error}); restore the bundle or export it again"
         ) from error

@@ -8,6 +8,7 @@ When each is due is the subject of `transkd_ros.bags.playback`, reading of `tran
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -29,6 +30,8 @@ from transkd_ros.nodes.options import START, Option, declare, read
 
 CLOCK_PERIOD = 0.025  # seconds between two messages on /clock while no other message is due
 LOOK = 0.1  # seconds between two looks whether all is played
+LATEST = 2**31 * 10**9  # ns, where the clock of ROS ends
+_MESSAGE_TYPE = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Za-z][A-Za-z0-9]*")
 SETTLE = 0.5  # seconds: a subscription we know may not know us yet, and may still be fetching the last message
 
 OPTIONS = (
@@ -74,6 +77,8 @@ class BagPlayer(Node):
                 f"{self._bag.path}: start_offset is {self._settings.start_offset:g} s, "
                 f"the bag ends after {self._bag.duration:g} s"
             )
+        if self._bag.start < 0 or self._bag.start + self._bag.duration * 1e9 >= LATEST:
+            raise BagError(f"{self._bag.path}: recorded from {self._bag.start} ns on, which /clock cannot show")
         self._played = self._open_topics()
         self._clock_publisher = self.create_publisher(Clock, "/clock", 10)
         self._playback = Playback(self._settings.rate, self._settings.paused)
@@ -184,10 +189,16 @@ class BagPlayer(Node):
 def message_class(name: str) -> type:
     """The class of a message type such as `sensor_msgs/msg/Image`.
 
-    Raises ImportError or AttributeError if this ROS installation does not have it.
+    Raises ImportError or AttributeError if this ROS installation does not have it, and for what is no PACKAGE/msg/NAME:
+    it is the bag that says what is imported here.
     """
+    if not _MESSAGE_TYPE.fullmatch(name):
+        raise ImportError("message types are called PACKAGE/msg/NAME")
     package, folder, kind = name.split("/")
-    return getattr(import_module(f"{package}.{folder}"), kind)
+    found: type = getattr(import_module(f"{package}.{folder}"), kind)
+    if not hasattr(found, "get_fields_and_field_types"):
+        raise ImportError(f"{package}.{folder}.{kind} is no message type")
+    return found
 
 
 def main(args: list[str] | None = None) -> int:

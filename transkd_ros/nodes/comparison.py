@@ -19,7 +19,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
@@ -36,7 +35,7 @@ from transkd_ros.nodes import process
 from transkd_ros.nodes.options import START, Option, cameras_refusal, declare, read
 from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES, ImageSubscription
 from transkd_ros.resources import DEFAULT_MODEL, find_model
-from transkd_ros.timing import diagnostic_name, diagnostic_status
+from transkd_ros.timing import diagnostic_name, diagnostic_status, stamp_ns
 
 SILENCE = 3.0  # seconds without a mask that are worth a warning
 VIEWER_PERIOD = 0.5  # seconds between two looks for somebody who wants pictures
@@ -175,15 +174,16 @@ class _Camera:
             comparison.sides[side].problems["bad mask"] += 1
             self._node.get_logger().warning(f"{self.name}: bad mask of the {side}: {error}", throttle_duration_sec=1.0)
             return
-        stamp_ns, now = Time.from_msg(message.header.stamp).nanoseconds, self._now()
-        latency = (now - stamp_ns) / 1e9 if now else None  # simulated time is 0 until it has started
-        pair = comparison.hear(side, stamp_ns, mask, now / 1e9, latency)
+        stamp, now = stamp_ns(message.header.stamp), self._now()
+        latency = (now - stamp) / 1e9 if stamp and now else None  # simulated time is 0 until it has started
+        pair = comparison.hear(side, stamp, mask, now / 1e9, latency)
         if pair:
             self._heard["pair"] = time.monotonic()
             self._show(message.header, pair)
 
     def _on_frame(self, message: Any) -> None:
-        self._frames[Time.from_msg(message.header.stamp).nanoseconds] = message
+        if stamp := stamp_ns(message.header.stamp):
+            self._frames[stamp] = message
         if len(self._frames) > self._most_frames:
             del self._frames[next(iter(self._frames))]
 

@@ -37,9 +37,10 @@ def read_program(path: Path) -> io.BytesIO:
     copy = io.BytesIO()
     try:
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
-            for name in source.namelist():
-                target.writestr(name, _plain(name, source.read(name)))
-    except (zipfile.BadZipFile, json.JSONDecodeError, _NotPlainError) as error:
+            _check_size(source, path.stat().st_size)
+            for member in source.infolist():
+                target.writestr(member.filename, _plain(member.filename, source.read(member)))
+    except (zipfile.BadZipFile, json.JSONDecodeError, RecursionError, _NotPlainError) as error:
         raise BundleError(
             f"{path} is not a plain torch.export program: {error}; "
             "export it again with `python training/export.py --torch`"
@@ -50,6 +51,13 @@ def read_program(path: Path) -> io.BytesIO:
 
 class _NotPlainError(Exception):
     """What in the archive is not plain data."""
+
+
+def _check_size(archive: zipfile.ZipFile, size: int) -> None:
+    """torch.export stores its members as they are; a compressed one of some kB could announce gigabytes."""
+    announced = sum(member.file_size for member in archive.infolist())
+    if announced > size:
+        raise _NotPlainError(f"its {size} bytes announce {announced}")
 
 
 def _plain(name: str, content: bytes) -> bytes:
