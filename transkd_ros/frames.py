@@ -232,17 +232,26 @@ def resize_mask(mask: Any, size: tuple[int, ...]) -> Any:
 
 
 def image_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
-    """A sensor_msgs/Image of (H, W) mono8 or (H, W, 3) rgb8 `pixels`; `header` is shared, not copied."""
+    """rclpy's sensor_msgs/Image of `image_fields`; `header` is shared, not copied."""
     from sensor_msgs.msg import Image
 
-    channels = {"mono8": (), "rgb8": (3,)}[encoding]
-    if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] != channels:
-        raise ValueError(f"{pixels.shape} {pixels.dtype} pixels are no {encoding} image")
-    height, width = pixels.shape[:2]
+    fields = image_fields(pixels, encoding)
     data = array.array("B")  # rclpy takes an array as it is; anything else it would check byte by byte
-    data.frombytes(np.ascontiguousarray(pixels).data)
-    step = len(data) // height
-    return Image(header=header, height=height, width=width, encoding=encoding, step=step, data=data)
+    data.frombytes(fields.pop("data").data)
+    return Image(header=header, data=data, **fields)
+
+
+def image_fields(pixels: np.ndarray, encoding: str) -> dict[str, Any]:
+    """The fields of a sensor_msgs/Image but its header; data (H * W * C,) uint8, where possible a view of `pixels`.
+
+    `pixels` are (H, W) or (H, W, C) uint8 of an `encoding` of eight bits; raises ValueError for others.
+    """
+    channels, dtype = ENCODINGS[encoding][:2]
+    if pixels.dtype != np.uint8 or dtype != np.uint8 or pixels.shape[2:] != (channels,) * (channels > 1):
+        raise ValueError(f"{pixels.shape} {pixels.dtype} pixels are no {encoding} image")
+    (height, width), data = pixels.shape[:2], np.ascontiguousarray(pixels).reshape(-1)
+    step = data.size // height
+    return {"height": height, "width": width, "encoding": encoding, "is_bigendian": 0, "step": step, "data": data}
 
 
 def _converted(pixels: np.ndarray, code: int | None) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transkd_ros.bags.messages import image_message
-from transkd_ros.demo.run import Run, TruthError, stages
+from transkd_ros.demo.run import Run, TruthError
 from transkd_ros.demo.sources import Shot
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.reports.album import ContactSheet, Video
@@ -77,10 +77,6 @@ def test_results_of_an_earlier_run_do_not_outlive_the_start_of_the_next(tmp_path
     Run(tmp_path, LABELS, 10.0)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
-
-def test_stages_are_read_from_the_keys_of_the_diagnostics():
-    node = {"resize p50 (ms)": "0.25", "resize p99 (ms)": "3", "model": "m", "rate in (Hz)": "9"}
-    assert stages(node) == {"resize": {"p50": 0.25, "p99": 3.0}}
 
 
 def test_the_sheet_keeps_few_frames_of_a_long_run_and_spreads_over_all_of_it():

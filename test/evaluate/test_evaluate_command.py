@@ -22,12 +22,13 @@ from transkd_ros.bags.storage import BagError, BagReader, BagWriter
 from transkd_ros.cli import CommandError
 from transkd_ros.evaluate import __main__ as command
 from transkd_ros.evaluate import pipeline
-from transkd_ros.evaluate.pipeline import DEPTH, Latencies, Shot
+from transkd_ros.evaluate.pipeline import DEPTH, Shot
 from transkd_ros.evaluate.scoring import Score
 from transkd_ros.frames import Frame
 from transkd_ros.model.bundle import Bundle, write_bundle
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.segmenter import Segmentation
+from transkd_ros.timing import Timings
 
 SIZE = (64, 96)
 TENTH = 100_000_000  # ns
@@ -396,7 +397,7 @@ def replace_stamp(stamp_ns: int) -> Shot:
 
 
 def test_frames_are_scored_in_order_and_few_are_read_ahead():
-    answer, score, latencies = Answer(), Score(LABELS), Latencies()
+    answer, score, latencies = Answer(), Score(LABELS), Timings(window=None)
     seen = []
     pipeline.evaluate(
         answer.shots(200), answer, score, latencies, sink=lambda shot, mask: seen.append((shot.stamp_ns, mask[0, 0]))
@@ -410,7 +411,7 @@ def test_frames_are_scored_in_order_and_few_are_read_ahead():
 def test_what_was_read_before_a_damage_is_scored_and_the_damage_told():
     answer, score = Answer(), Score(LABELS)
     with pytest.raises(BagError, match="damaged"):
-        pipeline.evaluate(answer.shots(9, BagError("damaged")), answer, score, Latencies())
+        pipeline.evaluate(answer.shots(9, BagError("damaged")), answer, score, Timings())
     assert len(score.frames) == 9
 
 
@@ -420,5 +421,5 @@ def test_a_defect_in_scoring_is_not_swallowed():
 
     answer = Answer()
     with pytest.raises(RuntimeError, match="disk full"):
-        pipeline.evaluate(answer.shots(200), answer, Score(LABELS), Latencies(), sink=sink)
+        pipeline.evaluate(answer.shots(200), answer, Score(LABELS), Timings(), sink=sink)
     assert answer.calls < 200

@@ -34,7 +34,8 @@ def drive(tmp_path, colours, stamps):
         for index, stamp_ns in enumerate(stamps):
             recorded = SECOND + index
             bag.write(FRAMES, frame(colours, stamp_ns), recorded)
-            bag.write("/front/ground_truth", image_message(colours.argmax(axis=2), "mono8", stamp_ns), recorded)
+            truth = image_message(colours.argmax(axis=2).astype(np.uint8), "mono8", stamp_ns)
+            bag.write("/front/ground_truth", truth, recorded)
     return tmp_path / "drive"
 
 

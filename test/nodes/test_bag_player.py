@@ -136,7 +136,8 @@ def test_a_loop_plays_the_bag_again_and_the_clock_jumps_back(user, bag):
 def test_a_message_type_that_is_not_installed_is_named_once_and_the_rest_is_played(user, tmp_path, capfd):
     store = get_typestore(Stores.ROS2_HUMBLE)
     store.register(get_types_from_msg("uint8 wheels", "strange_msgs/msg/Car"))
-    kinds = {"/car": store.types["strange_msgs/msg/Car"](wheels=4), FRAMES: image_message(np.eye(3), "mono8", 7)}
+    frame = image_message(np.zeros((3, 3), np.uint8), "mono8", 7)
+    kinds = {"/car": store.types["strange_msgs/msg/Car"](wheels=4), FRAMES: frame}
     with Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         for topic, message in kinds.items():
             connection = writer.add_connection(topic, message.__msgtype__, typestore=store)

@@ -37,7 +37,8 @@ def drive(tmp_path, colours):
         for index in range(LENGTH):
             recorded, stamp_ns = 10**9 + index * 10**8, (index + 1) * 10**9
             bag.write(FRAMES, image_message(colours, "rgb8", stamp_ns), recorded)
-            bag.write("/front/ground_truth", image_message(colours.argmax(axis=2), "mono8", stamp_ns), recorded)
+            truth = image_message(colours.argmax(axis=2).astype(np.uint8), "mono8", stamp_ns)
+            bag.write("/front/ground_truth", truth, recorded)
     return tmp_path / "drive"
 
 

@@ -153,7 +153,7 @@ def drive(tmp_path, colours):
     with BagWriter(tmp_path / "drive") as bag:
         for index in range(FRAMES):
             pixels, stamp_ns = np.roll(colours, index, axis=1), 10**9 + index * 10**8
-            truth = image_message(pixels.argmax(axis=2), "mono8", stamp_ns)
+            truth = image_message(pixels.argmax(axis=2).astype(np.uint8), "mono8", stamp_ns)
             for frames, camera in (("/front/image_raw", "/front"), ("/rear", "/rear")):
                 bag.write(frames, image_message(pixels, "rgb8", stamp_ns))
                 bag.write(f"{camera}/ground_truth", truth)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
+from transkd_ros.frames import image_fields
+
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 STRING = "std_msgs/msg/String"
@@ -19,13 +21,8 @@ STORE = get_typestore(Stores.ROS2_HUMBLE)
 
 
 def image_message(pixels: np.ndarray, encoding: str, stamp_ns: int, frame_id: str = "camera") -> Any:
-    """A sensor_msgs/Image of (H, W[, C]) uint8 pixels, e.g. `bgr8`, `rgb8`, `mono8`."""
-    height, width = pixels.shape[:2]
-    data = np.ascontiguousarray(pixels, dtype=np.uint8).reshape(-1)
-    return STORE.types[IMAGE](
-        header=_header(stamp_ns, frame_id), height=height, width=width, encoding=encoding, is_bigendian=0,
-        step=data.size // height, data=data,
-    )  # fmt: skip
+    """A sensor_msgs/Image of the pixels, see `frames.image_fields`."""
+    return STORE.types[IMAGE](header=_header(stamp_ns, frame_id), **image_fields(pixels, encoding))
 
 
 def compressed_message(data: bytes, image_format: str, stamp_ns: int, frame_id: str = "camera") -> Any:

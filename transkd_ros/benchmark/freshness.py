@@ -26,8 +26,8 @@ from transkd_ros.benchmark.measurement import (
 )
 from transkd_ros.cli import CommandError
 from transkd_ros.demo.graph import ANSWER_LIMIT, NodeGraph, answers_until, await_node, open_graph, set_environment
-from transkd_ros.demo.run import stages
 from transkd_ros.model.engines import open_runtime
+from transkd_ros.timing import read_latencies
 
 RATE = 30.0  # Hz
 SLOWER = 1.2  # times the camera's interval that the engine has to take, before the graph's own load slows it further
@@ -101,11 +101,11 @@ def _result(
     size: tuple[int, int], frames: int, rate: float, heard: list[float], diagnostics: dict[str, dict[str, str]]
 ) -> Measurement:
     node, camera = diagnostics["node"], diagnostics[CAMERA]
-    engine = stages(node)["infer"]["p50"]
+    engine = read_latencies(node)["infer"]["p50"]
     age = {key: float(camera[f"age {key} (ms)"]) for key in ("p50", "p95")}
     at_listener = dict(zip(("p50", "p95"), np.percentile(heard, (50, 95)).tolist(), strict=True))
     rows = table("freshness (ms)", "p50", "p95")
-    rows.add_row("engine", f"{engine:.1f}", f"{stages(node)['infer']['p95']:.1f}")
+    rows.add_row("engine", f"{engine:.1f}", f"{read_latencies(node)['infer']['p95']:.1f}")
     rows.add_row("age of the frame when its mask is published", f"{age['p50']:.1f}", f"{age['p95']:.1f}")
     rows.add_row("age when the mask is heard", f"{at_listener['p50']:.1f}", f"{at_listener['p95']:.1f}")
     values = {
@@ -114,7 +114,7 @@ def _result(
         "sent": frames,
         "sent_hz": rate,
         "answered": len(heard),
-        "engine_ms": stages(node)["infer"],
+        "engine_ms": read_latencies(node)["infer"],
         "age_published_ms": age,
         "age_heard_ms": at_listener,
     }

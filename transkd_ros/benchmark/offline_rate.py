@@ -18,13 +18,13 @@ from transkd_ros.bags.messages import compressed_message, image_message
 from transkd_ros.bags.storage import BagReader, BagWriter
 from transkd_ros.benchmark.measurement import Measurement, Settings, Target, table
 from transkd_ros.evaluate import pipeline
-from transkd_ros.evaluate.pipeline import Latencies
 from transkd_ros.evaluate.scoring import Score
 from transkd_ros.evaluate.truth import TopicTruth
 from transkd_ros.model.bundle import Bundle
 from transkd_ros.model.engines import Runtime, open_runtime
 from transkd_ros.scenes import Drive
 from transkd_ros.segmenter import Segmenter
+from transkd_ros.timing import Timings
 
 LEAST_RATE = 85.0  # % of the engine's own
 MOST_MEMORY = 300.0  # MB above the engine's own
@@ -105,7 +105,7 @@ def _evaluate(bundle: Bundle, runtime: Runtime, bag: Path) -> None:
     """All that the command does with the bag's frames."""
     with BagReader(bag) as reader, BagReader(bag) as labels:
         shots = pipeline.shots(reader, _FRAMES, TopicTruth(labels, _LABELS), runtime.input_size)
-        pipeline.evaluate(shots, Segmenter(runtime), Score(bundle.manifest.labels), Latencies())
+        pipeline.evaluate(shots, Segmenter(runtime), Score(bundle.manifest.labels), Timings(window=None))
 
 
 # ------------------------------------------------------------------------------------------------ memory

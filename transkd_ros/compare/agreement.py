@@ -41,21 +41,18 @@ class Side:
     """The account of one model's masks: how many, how often, how late, and what was wrong with them."""
 
     def __init__(self) -> None:
-        self.received = 0
         self.problems = dict.fromkeys(PROBLEMS, 0)
         self._rate = Rate()
         self._latencies = Timings()
-        self._last: float | None = None
-        self._elapsed = 0.0  # seconds between the first mask and the last
         self._last_stamp = 0
+
+    @property
+    def received(self) -> int:
+        return self._rate.count
 
     def hear(self, stamp_ns: int | None, now: float, latency: float | None) -> None:
         """Note a mask of this stamp (None: it is no time); times in seconds, `latency` None where it is not known."""
-        self.received += 1
         self._rate.tick(now)
-        if self._last is not None:
-            self._elapsed += max(0.0, now - self._last)  # simulated time may jump back
-        self._last = now
         if not stamp_ns:
             self.problems["bad stamp" if stamp_ns is None else "no stamp"] += 1
             return
@@ -71,12 +68,10 @@ class Side:
     def summary(self, now: float | None) -> dict[str, Any]:
         """JSON-ready. `rate_hz` is that of the seconds before `now`, `mean_rate_hz` that since the first mask."""
         latency = self._latencies.snapshot().get("latency", {})
-        now = (self._last or 0.0) if now is None else now
-        mean = (self.received - 1) / self._elapsed if self._elapsed else 0.0
         return {
             "masks": self.received,
-            "rate_hz": round(self._rate.hz(now), 2),
-            "mean_rate_hz": round(mean, 2),
+            "rate_hz": round(self._rate.hz(self._rate.last if now is None else now), 2),
+            "mean_rate_hz": round(self._rate.mean, 2),
             "latency_ms": {key: round(value, 2) for key, value in latency.items()},
             "problems": dict(self.problems),
         }

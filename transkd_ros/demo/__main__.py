@@ -239,8 +239,8 @@ def _print_results(console: Console, run: Run, diagnostics: Any, rate: float | N
     console.print(run.table(diagnostics))
     if quality := run.quality_table():
         console.print(quality)
-    if rate and run.sent.hz < 0.8 * rate:
-        print(f"note: only {run.sent.hz:.1f} of the {rate:g} Hz asked for: making and drawing frames takes time")
+    if rate and run.sent.mean < 0.8 * rate:
+        print(f"note: only {run.sent.mean:.1f} of the {rate:g} Hz asked for: making and drawing frames takes time")
     for path in run.files:
         print(path)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ from transkd_ros.frames import decode_compressed, decode_image
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.reports.album import ContactSheet, Video
 from transkd_ros.reports.machine import machine, versions
-from transkd_ros.timing import Timings
+from transkd_ros.timing import Rate, Timings, read_latencies, read_others
 
 _MOST_PENDING = 64  # frames without a mask that are kept; older ones are given up
 _VIDEO, _SHEET, _TIMING = "overlay.mp4", "contact_sheet.png", "timing.json"
 _END_TO_END = "end to end"
-_STAGE = re.compile(r"(?P<stage>.+) (?P<percentile>p\d+) \(ms\)")
 
 Diagnostics = Mapping[str, Mapping[str, str]]
 """The values of the node's diagnostics by status: `node`, and each camera's name."""
@@ -36,24 +34,6 @@ Diagnostics = Mapping[str, Mapping[str, str]]
 
 class TruthError(ValueError):
     """The ground truth is not of the model's classes."""
-
-
-class Pace:
-    """Mean rate of events from the first to the last."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._first = self._last = 0
-
-    def tick(self, stamp_ns: int) -> None:
-        self.count += 1
-        self._first = self._first or stamp_ns
-        self._last = stamp_ns
-
-    @property
-    def hz(self) -> float:
-        """Events per second; 0.0 before the second one."""
-        return (self.count - 1) * 1e9 / (self._last - self._first) if self._last > self._first else 0.0
 
 
 class Run:
@@ -68,12 +48,12 @@ class Run:
     ) -> None:
         for name in (_VIDEO, _SHEET, _TIMING):
             (folder / name).unlink(missing_ok=True)
-        self.sent, self.answered = Pace(), Pace()
+        self.sent, self.answered = Rate(), Rate()
         self.files: list[Path] = []
         self._folder = folder
         self._labels = labels
         self._pending: dict[int, Shot] = {}
-        self._timings = Timings(window=100_000)
+        self._timings = Timings(window=None)
         self._metrics = Metrics(labels, scored)
         self._video = Video(folder / _VIDEO, rate)
         self._sheet = ContactSheet(labels)
@@ -91,7 +71,7 @@ class Run:
 
     @property
     def latency(self) -> dict[str, float]:
-        """{"p50", "p95", "p99": ms, "count"} from publishing a frame to hearing its mask; {} before one."""
+        """{"p50", "p95", "p99", "mean": ms, "count"} from publishing a frame to hearing its mask; {} before one."""
         return self._timings.snapshot().get(_END_TO_END, {})
 
     @property
@@ -101,7 +81,7 @@ class Run:
 
     def send(self, stamp_ns: int, shot: Shot) -> None:
         """Note that a frame was published under this stamp."""
-        self.sent.tick(stamp_ns)
+        self.sent.tick(stamp_ns / 1e9)
         self._pending[stamp_ns] = shot
         if len(self._pending) > _MOST_PENDING:
             del self._pending[next(iter(self._pending))]
@@ -117,7 +97,7 @@ class Run:
             return
         # Masks come in the order of their frames, so the frames before this one will get none.
         self._pending = {stamp: kept for stamp, kept in self._pending.items() if stamp > stamp_ns}
-        self.answered.tick(heard_ns)
+        self.answered.tick(heard_ns / 1e9)
         self._timings.add(_END_TO_END, (heard_ns - stamp_ns) / 1e9)
         if shot.truth is not None:
             try:
@@ -146,10 +126,10 @@ class Run:
         node = diagnostics.get("node", {})
         summary: dict[str, Any] = {
             "frames": {"sent": self.sent.count, "answered": self.answered.count, "dropped": self.dropped},
-            "rate_hz": {"in": round(self.sent.hz, 2), "out": round(self.answered.hz, 2)},
+            "rate_hz": {"in": round(self.sent.mean, 2), "out": round(self.answered.mean, 2)},
             "end_to_end_ms": {key: round(value, 2) for key, value in self.latency.items()},
-            "stages_ms": stages(node),
-            "node": {key: value for key, value in node.items() if not _STAGE.fullmatch(key)},
+            "stages_ms": read_latencies(node),
+            "node": read_others(node),
             "cameras": {what: values for what, values in diagnostics.items() if what != "node"},
             "machine": machine(),
             "versions": versions(),
@@ -168,7 +148,7 @@ class Run:
         table = Table("latency (ms)")
         for heading in ("p50", "p95"):
             table.add_column(heading, justify="right")
-        for stage, times in stages(diagnostics.get("node", {})).items():
+        for stage, times in read_latencies(diagnostics.get("node", {})).items():
             table.add_row(stage, f"{times['p50']:.1f}", f"{times['p95']:.1f}", end_section=stage == "total")
         if self.latency:
             table.add_row(_END_TO_END, f"{self.latency['p50']:.1f}", f"{self.latency['p95']:.1f}", style="bold")
@@ -177,7 +157,7 @@ class Run:
     def line(self) -> str:
         """Counts, rates and the latency end to end as one line."""
         text = f"{self.sent.count} sent, {self.answered.count} answered, {self.dropped} dropped"
-        text += f", {self.sent.hz:.1f} Hz in, {self.answered.hz:.1f} Hz out"
+        text += f", {self.sent.mean:.1f} Hz in, {self.answered.mean:.1f} Hz out"
         if self.latency:
             text += f", {_END_TO_END} p50 {self.latency['p50']:.1f} ms, p95 {self.latency['p95']:.1f} ms"
         return text
@@ -193,12 +173,3 @@ class Run:
         table.add_section()
         table.add_row("mean", f"{100 * self.miou:.1f}", style="bold")
         return table
-
-
-def stages(node: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """{stage: {"p50": ms, …}} of the values of the node's diagnostics, such as `infer p50 (ms)`."""
-    found: dict[str, dict[str, float]] = {}
-    for key, value in node.items():
-        if match := _STAGE.fullmatch(key):
-            found.setdefault(match["stage"], {})[match["percentile"]] = float(value)
-    return found

@@ -19,16 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transkd_ros.cli import CommandError
-from transkd_ros.demo.run import stages
 from transkd_ros.evaluate.pipeline import Shot
 from transkd_ros.evaluate.result import Evaluation, ModelRun
 from transkd_ros.evaluate.scoring import Score
 from transkd_ros.reports.html import number, percent
+from transkd_ros.timing import read_drops, read_latencies
 
 Mask = NDArray[np.uint8]
 
 UNANSWERED = "never answered"
-_DROPPED = "dropped "  # before the cause, in the node's diagnostics
 
 
 class _Packed(NamedTuple):
@@ -150,7 +149,7 @@ class LiveEvaluation(Evaluation):
             "dropped_by_the_node": {
                 name: dropped(values) for name, values in self.diagnostics.items() if name != "node"
             },
-            "node_stages_ms": stages(node),
+            "node_stages_ms": read_latencies(node),
             "gap": self.gap(),
         }
 
@@ -210,16 +209,15 @@ def _scored(metrics: Mapping[str, Any]) -> int:
 
 
 def dropped(values: Mapping[str, str]) -> dict[str, int]:
-    """Frames that the node says it dropped, by cause, of one camera's diagnostics."""
-    counts = {key.removeprefix(_DROPPED): int(value) for key, value in values.items() if key.startswith(_DROPPED)}
-    return {cause: count for cause, count in counts.items() if count}
+    """Frames that the node says it dropped, by cause, of one camera's diagnostics; only the causes that occurred."""
+    return {cause: count for cause, count in read_drops(values).items() if count}
 
 
 def take_latencies(run: ModelRun, recordings: Mapping[str, Recording]) -> None:
     """Give a live run its latencies and its duration: of all cameras, from the first frame to the last mask."""
-    total = run.latencies.seconds["total"]
     for recording in recordings.values():
-        total.extend(recording.latencies().values())
+        for seconds in recording.latencies().values():
+            run.latencies.add("total", seconds)
     sent = [time for recording in recordings.values() for time in recording.sent.values()]
     answered = [time for recording in recordings.values() for time in recording.answered.values()]
     if sent and answered:

@@ -163,8 +163,7 @@ def draw_line(axes: Any, x: np.ndarray, y: np.ndarray, color: str, label: str) -
 
 def _latency_plot(models: Sequence[ModelRun]) -> str | None:
     """Histogram of the time from message to mask; None where no model has any."""
-    times = {model.name: 1e3 * np.array(model.latencies.seconds["total"]) for model in models}
-    times = {name: values for name, values in times.items() if values.size}
+    times = {model.name: 1e3 * seconds["total"] for model in models if "total" in (seconds := model.latencies.seconds)}
     if not times:
         return None
     # The slowest in a thousand may be ten times slower and would squeeze all others into one bar: they join the last.

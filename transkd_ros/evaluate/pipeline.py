@@ -7,7 +7,6 @@ and in order, so that what is scored does not depend on how the threads take tur
 from __future__ import annotations
 
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,9 +22,10 @@ from transkd_ros.evaluate.scoring import Score
 from transkd_ros.evaluate.truth import LabelError, Truth
 from transkd_ros.frames import Frame, FrameError, SampleBits, Size, decode
 from transkd_ros.segmenter import Segmenter
+from transkd_ros.timing import Timings
 
 DEPTH = 4  # frames that wait between two threads
-STAGES = ("decode", "resize", "infer", "upsize", "total")
+STAGES = ("decode", "resize", "infer", "upsize", "total")  # of `latencies`
 
 Mask = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -48,29 +48,6 @@ class MaskSink(Protocol):
     """What else happens to a mask, in the scoring thread."""
 
     def __call__(self, shot: Shot, mask: Mask) -> None: ...
-
-
-class Latencies:
-    """Seconds by stage of STAGES, frame by frame; 8 bytes each."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, array[float]] = {stage: array("d") for stage in STAGES}
-
-    def add(self, stages: dict[str, float]) -> None:
-        """`stages` are all but "total", which is their sum."""
-        for stage, seconds in stages.items():
-            self.seconds[stage].append(seconds)
-        self.seconds["total"].append(sum(stages.values()))
-
-    def percentiles(self) -> dict[str, dict[str, float]]:
-        """{stage: {"p50", "p95", "p99", "mean": ms, "count"}}, as far as there are any."""
-        summary = {}
-        for stage, seconds in self.seconds.items():
-            if seconds:
-                p50, p95, p99 = (1e3 * np.percentile(seconds, (50, 95, 99))).tolist()
-                mean = 1e3 * float(np.mean(seconds))
-                summary[stage] = {"p50": p50, "p95": p95, "p99": p99, "mean": mean, "count": len(seconds)}
-        return summary
 
 
 def shots(bag: BagReader, topic: str, truth: Truth | None = None, size: Size | None = None) -> Iterator[Shot]:
@@ -109,14 +86,15 @@ def evaluate(
     frames: Iterator[Shot],
     segmenter: Segmenter,
     score: Score,
-    latencies: Latencies,
+    latencies: Timings,
     teacher: Segmenter | None = None,
     sink: MaskSink | None = None,
     show: Callable[[], None] = lambda: None,
 ) -> None:
     """Take every frame through `segmenter` into `score`; the masks of `teacher` are the ground truth if it is given.
 
-    `sink` gets every mask, `show` is called for every frame. However it ends, all masks that were made are scored.
+    `latencies` get the seconds of every one of STAGES. `sink` gets every mask, `show` is called for every frame.
+    However it ends, all masks that were made are scored.
     """
     with ThreadPoolExecutor(1, "scoring") as scoring, closing(_ahead(frames)) as coming:
         waiting: deque[Future[None]] = deque()
@@ -143,13 +121,15 @@ def _ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
 
 
 def _masks(
-    shot: Shot, segmenter: Segmenter, latencies: Latencies, teacher: Segmenter | None
+    shot: Shot, segmenter: Segmenter, latencies: Timings, teacher: Segmenter | None
 ) -> tuple[Mask | None, Mask | None]:
     """(mask, truth); no mask of a frame that could not be decoded."""
     if shot.frame is None:
         return None, None
     segmentation = segmenter(shot.frame)
-    latencies.add({"decode": shot.decode_seconds, **segmentation.timings})
+    stages = {"decode": shot.decode_seconds, **segmentation.timings}
+    for stage, seconds in (stages | {"total": sum(stages.values())}).items():
+        latencies.add(stage, seconds)
     return segmentation.mask, teacher(shot.frame).mask if teacher else shot.truth
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from transkd_ros.evaluate.pipeline import Latencies
 from transkd_ros.evaluate.scoring import Metrics, Score
 from transkd_ros.evaluate.truth import Truth
 from transkd_ros.files import write_atomic
@@ -24,6 +23,7 @@ from transkd_ros.model.bundle import Bundle
 from transkd_ros.model.engines import Runtime
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.reports.machine import machine, versions
+from transkd_ros.timing import Timings
 
 METRICS, REPORT = "metrics.json", "report.html"
 
@@ -36,7 +36,7 @@ class ModelRun:
     labels: LabelTable
     details: dict[str, Any]
     scores: dict[str, Score] = field(default_factory=dict)  # by camera
-    latencies: Latencies = field(default_factory=Latencies)
+    latencies: Timings = field(default_factory=lambda: Timings(window=None))
     seconds: float = 0.0
 
     @property
@@ -61,7 +61,7 @@ class ModelRun:
 
     def timings(self) -> dict[str, Any]:
         """`engine_hz` is what the engine alone would reach."""
-        stages = self.latencies.percentiles()
+        stages = self.latencies.snapshot()
         engine_hz = 1e3 / stages["infer"]["mean"] if "infer" in stages else None
         return {"frames_per_second": self.rate_hz, "engine_hz": engine_hz, "latency_ms": stages}
 

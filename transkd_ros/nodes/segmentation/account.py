@@ -10,7 +10,7 @@ from rclpy.node import Node
 
 from transkd_ros.frames import CAUSES
 from transkd_ros.nodes.segmentation.gaps import StampGaps
-from transkd_ros.timing import Rate, Timings, diagnostic_name, diagnostic_status, stamp_ns
+from transkd_ros.timing import Rate, Timings, diagnostic_name, diagnostic_status, drop_values, latency_values, stamp_ns
 
 SKIPS = {"rate": "segmenting", "unwanted": "idle: nobody listens", "disabled": "disabled"}
 """Why a frame is not wanted, and what the camera's status says then."""
@@ -128,7 +128,6 @@ class Account:
         """
         level, message = self._health(trouble)
         now = self._now()
-        ages = self._ages.snapshot().get("age", {})
         values = {
             "reliability": reliability,
             "rate in (Hz)": self._rate_in.hz(now),
@@ -139,8 +138,8 @@ class Account:
             "missing between stamps": self._gaps.missing,
             "bad stamp": self._bad_stamps,
             "from the future": self._from_the_future,
-            **{f"dropped {cause}": count for cause, count in self.drops.items()},
-            **{f"age {key} (ms)": ages[key] for key in ("p50", "p95") if key in ages},
+            **drop_values(self.drops),
+            **latency_values(self._ages.snapshot(), ("p50", "p95")),
         }
         return diagnostic_status(f"{diagnostic_name(self._node)}: {self._name}", level, message, values)
 

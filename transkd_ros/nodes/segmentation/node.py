@@ -36,7 +36,7 @@ from transkd_ros.nodes.segmentation.camera_info import info_topic
 from transkd_ros.nodes.segmentation.engine import Engine
 from transkd_ros.nodes.segmentation.parameters import OPTIONS, CameraSource, camera_sources, refusal
 from transkd_ros.nodes.segmentation.worker import BACK_OFF, Worker
-from transkd_ros.timing import diagnostic_name, diagnostic_status
+from transkd_ros.timing import diagnostic_name, diagnostic_status, latency_values
 
 EXIT_GRACE = 1.2  # seconds for an orderly end after a signal, even while an engine loads or infers
 
@@ -290,8 +290,7 @@ class SegmentationNode(ManagedNode):
             values["input size"] = f"{width}x{height}"
         if self._worker:
             values["engine reopened"] = self._worker.reopened
-            for stage, times in self._worker.timings.snapshot().items():
-                values |= {f"{stage} {key} (ms)": times[key] for key in ("p50", "p95", "p99")}
+            values |= latency_values(self._worker.timings.snapshot(), ("p50", "p95", "p99"))
         return diagnostic_status(f"{diagnostic_name(self)}: node", level, text, values)
 
     def _health(self) -> tuple[bytes, str]:
