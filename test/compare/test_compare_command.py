@@ -66,6 +66,9 @@ def test_every_frame_of_every_camera_goes_through_both_models(tmp_path, tiny_bun
     assert 0.5 < front["agreement"]["total"]["pixel_accuracy"] < 1  # the student sees a larger picture
     assert front["teacher"]["latency_ms"]["count"] == 5 and front["teacher"]["mean_rate_hz"] > 0
     assert "/front/image_raw" in (tmp_path / "new/out/comparison.html").read_text()
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines if "×" in line] == ["/front", "/rear"]  # a line each, of 80 columns
+    assert max(map(len, lines[2:-2])) <= 80 and [line.split() for line in lines if "ms" in line and "%" in line]
 
 
 def test_the_same_model_twice_agrees_with_itself_on_the_topics_and_frames_that_were_asked_for(tmp_path, tiny_bundle):

@@ -80,7 +80,8 @@ def test_masks_are_scored_against_the_labels_of_a_folder(tmp_path, tiny_bundle, 
     assert result.returncode == 0, result.stdout + result.stderr
     quality = results(tmp_path / "o")["quality"]
     assert quality["miou"] == 1.0 and quality["iou"] == {"red": 1.0, "green": 1.0, "blue": 1.0}
-    assert "green" in result.stdout
+    assert "green" in result.stdout and "of the labels (%)" in result.stdout
+    assert "The Hz are the player's: it waits for every mask" in result.stdout
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["compressed", "raw"])
@@ -93,6 +94,30 @@ def test_a_bag_is_replayed_on_its_topic_and_scored(tmp_path, tiny_bundle, folder
     assert report["frames"]["answered"] + report["frames"]["dropped"] == 4
     assert report["quality"]["miou"] == 1.0
     assert list(report["cameras"]) == ["/front"]
+
+
+def test_the_demo_plays_its_own_video_and_a_folder_of_other_classes(tmp_path, tiny_bundle, folders):
+    images, labels = folders
+    table = tmp_path / "table.yaml"
+    entries = [{"id": i, "name": n, "color": [i, 9, 9]} for i, n in enumerate(("blue", "red", "green", "sky"))]
+    table.write_text(json.dumps({"classes": entries}))
+    for path in labels.iterdir():
+        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), np.select([ids == 0, ids == 1, ids == 2], [1, 2, 0], 3).astype(np.uint8))
+    options = ("--images", images, "--labels", labels, "--classes", table)
+    result = demo("--model", tiny_bundle.path, *options, "--output", tmp_path / "o")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert results(tmp_path / "o")["quality"]["iou"] == {"red": 1.0, "green": 1.0, "blue": 1.0}
+    assert "sky of the labels are no classes of tiny" in " ".join(result.stdout.split())
+    video = tmp_path / "o" / "overlay.mp4"
+    if not video.exists():
+        pytest.skip("this OpenCV writes no MP4")
+    result = demo("--model", tiny_bundle.path, "--video", video, "--output", tmp_path / "again")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert results(tmp_path / "again")["frames"] == {"sent": 4, "answered": 4, "dropped": 0}
+    result = demo("--model", tiny_bundle.path, "--images", video, "--output", tmp_path / "o")
+    assert_one_line_error(result, "overlay.mp4", "would replace", "--output")
+    assert video.is_file()
 
 
 def test_labels_of_other_classes_than_the_models_end_with_one_line(tmp_path, tiny_bundle, folders):
@@ -126,6 +151,8 @@ def test_a_model_that_the_node_refuses_ends_with_its_reason(tmp_path, tiny_bundl
         ("--bag", "x", "--images", "y"),
         ("--topic", "x"),
         ("--images", "x", "--size", "64x64"),
+        ("--video", "0", "--bag", "x"),
+        ("--images", "x", "--classes", "camvid"),
     ],
 )
 def test_options_that_do_not_belong_together_end_with_one_line(arguments):

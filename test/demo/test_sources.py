@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import count, islice
+
 import cv2
 import numpy as np
 import pytest
 
+from transkd_ros.bags import video
 from transkd_ros.bags.image_folder import ImageFolderError
 from transkd_ros.bags.label_classes import write_classes
 from transkd_ros.bags.messages import image_message
@@ -63,7 +66,7 @@ def test_the_ground_truth_of_a_source_is_scored_as_the_model_s_classes_of_the_sa
     with pytest.raises(ClassTableError, match="no class in common"):
         source.scored_as(LabelTable(("tree",), ((1, 1, 1),)), "m")
     cv2.imwrite(str(tmp_path / "l" / "1.png"), frame(7)[..., 0])
-    with pytest.raises(ClassTableError, match=r"ids \[7\]"):
+    with pytest.raises(ImageFolderError, match=r"ids \[7\] are no classes"):
         list(source.shots())
 
 
@@ -108,6 +111,14 @@ def test_a_folder_of_jpeg_and_png_travels_compressed_and_others_raw(tmp_path):
     cv2.imwrite(str(tmp_path / "a" / "3.bmp"), frame(3))
     source = sources.images(tmp_path / "a")
     assert not source.compressed and [s.message.encoding for s in source.shots()] == ["bgr8"] * 3
+
+
+def test_a_webcam_goes_on_until_nobody_asks(monkeypatch):
+    monkeypatch.setattr(video, "rate_of", lambda number: 30.0)
+    monkeypatch.setattr(video, "frames_of", lambda number: (frame(number) for _ in count()))
+    source = sources.webcam(3)
+    assert (source.rate, source.length, source.compressed) == (30.0, sources.ENDLESS, False)
+    assert [shot.message.encoding for shot in islice(source.shots(), 4)] == ["bgr8"] * 4
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

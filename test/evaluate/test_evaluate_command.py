@@ -27,6 +27,7 @@ from transkd_ros.evaluate.scoring import Score
 from transkd_ros.frames import Frame
 from transkd_ros.model.bundle import Bundle, write_bundle
 from transkd_ros.model.labels import LabelTable
+from transkd_ros.reports.album import Video
 from transkd_ros.segmenter import Segmentation
 from transkd_ros.timing import Timings
 
@@ -66,9 +67,10 @@ def write_bag(path: Path, count: int = 5, *, storage="mcap", compressed=False, c
 def evaluate(tiny_bundle, tmp_path, monkeypatch):
     """Run the command on a bag; its metrics. Raises what `cli.run` turns into one line."""
 
-    def run(bag: Path, *options: object, model: Path = tiny_bundle.path, code: int = 0) -> dict:
+    def run(bag: Path | None, *options: object, model: Path = tiny_bundle.path, code: int = 0) -> dict:
         output = tmp_path / "out"
-        arguments = ("--bag", bag, "--model", model, "--output", output, "--engine", "openvino", *options)
+        source = ("--bag", bag) if bag else ()
+        arguments = (*source, "--model", model, "--output", output, "--engine", "openvino", *options)
         monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
         assert command.main() == code
         return json.loads((output / "metrics.json").read_text())
@@ -133,6 +135,17 @@ def test_several_models_stand_beside_each_other(evaluate, tmp_path):
     assert "tiny, mIoU 100.0 %" in page and "second, mIoU 100.0 %" in page
 
 
+def test_names_stand_whole_and_units_in_the_head_of_a_table_of_80_columns(evaluate, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    bag = write_bag(tmp_path / "bag", 4)
+    metrics = evaluate(bag, model=other_bundle(tmp_path / "b", name="mine_transkd").path)
+    assert metrics["models"]["mine_transkd"]["input_size"] == {"height": 64, "width": 96}
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if line.split()[:2] == ["mine_transkd", "4"]]
+    assert len(row.split()) == 9 and len(row) <= 80
+    assert ["%", "%", "%", "%", "Hz", "ms", "ms"] in [line.split()[-7:] for line in lines]
+
+
 def test_the_report_is_one_page_that_loads_nothing(evaluate, tmp_path):
     evaluate(write_bag(tmp_path / "bag", 6))
     page = (tmp_path / "out" / "report.html").read_text()
@@ -154,6 +167,52 @@ def test_masks_are_written_as_a_bag_with_the_stamps_of_the_frames(evaluate, tmp_
             assert recorded == header_stamp(message) == 10**9 + index * TENTH
             assert message.encoding == "mono8" and message.header.frame_id == "camera"
             assert np.array_equal(message.data.reshape(SIZE), scene(index)[1])
+
+
+def write_folders(root: Path, count: int) -> tuple[Path, Path]:
+    """The same frames and labels as files, named by numbers that could be stamps and are not those of the frames."""
+    images, labels = root / "images", root / "labels"
+    for folder in (images, labels):
+        folder.mkdir()
+    for index in range(count):
+        rgb, label = scene(index)
+        cv2.imwrite(str(images / f"{10**15 + index}.png"), rgb[..., ::-1])
+        cv2.imwrite(str(labels / f"{10**15 + index}.png"), label)
+    return images, labels
+
+
+def test_a_folder_of_images_is_evaluated_like_a_bag(evaluate, tmp_path):
+    images, labels = write_folders(tmp_path, 5)
+    found = evaluate(None, "--images", images, "--labels", labels, "--write-bag")["models"]["tiny"]
+    assert found["total"]["miou"] == 1.0 and np.trace(found["total"]["confusion_matrix"]) == 5 * PIXELS
+    assert found["cameras"]["/camera"]["frames"]["labelled"] == 5
+    with BagReader(tmp_path / "out" / "masks") as masks:
+        assert masks.counts["/camera/segmentation/mask"] == 5
+    with pytest.raises(CommandError, match="belong to --bag"):
+        evaluate(None, "--images", images, "--topic", "/front")
+    (labels / f"{10**15}.png").unlink()
+    with pytest.raises(CommandError, match=r"no label for .*1000000000000000\.png"):
+        evaluate(None, "--images", images, "--labels", labels)
+
+
+def test_a_broken_image_leaves_what_was_scored_until_then(evaluate, tmp_path):
+    images, labels = write_folders(tmp_path, 30)
+    (images / f"{10**15 + 20}.png").write_bytes(b"broken")
+    with pytest.raises(CommandError, match=r"1000000000000020\.png"):
+        evaluate(None, "--images", images, "--labels", labels)
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "1000000000000020" in found["partial"]
+    assert 0 < found["models"]["tiny"]["cameras"]["/camera"]["frames"]["scored"] <= 20
+
+
+def test_a_video_is_evaluated_like_a_bag(evaluate, tmp_path, tiny_bundle):
+    video = Video(tmp_path / "drive.mp4", 10.0)
+    for _ in range(4):
+        video.write(scene(1)[0])
+    if not video.finish():
+        pytest.skip("this OpenCV writes no MP4")
+    found = evaluate(None, "--images", tmp_path / "drive.mp4", "--teacher", tiny_bundle.path)["models"]["tiny"]
+    assert found["total"]["miou"] == 1.0 and found["cameras"]["/camera"]["frames"]["scored"] == 4
 
 
 # ---- labels of another class table ---------------------------------------------------------------

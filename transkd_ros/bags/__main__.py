@@ -20,15 +20,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m transkd_ros.bags", description="Make and inspect rosbag2 bags of camera frames."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("from-images", help="make a bag of a folder of frames")
-    make.add_argument("images", type=Path, help="folder of frames, taken in name order")
+    make = commands.add_parser("from-images", help="make a bag of a folder of frames, or of a video")
+    make.add_argument("images", type=Path, help="folder of frames, taken in name order, or a video file")
     make.add_argument("--labels", type=Path, help="folder of label images of the same names")
     make.add_argument(
         "--classes", type=cli.class_table, metavar="TABLE", help="class table of the labels, kept in the bag: camvid, "
         "… or a YAML file"
     )  # fmt: skip
     make.add_argument("--output", type=Path, required=True, help="the bag, a folder that does not exist yet")
-    make.add_argument("--rate", type=cli.positive_float, default=1.0, help="frames per second (default 1)")
+    make.add_argument("--rate", type=cli.positive_float, help="frames per second (default: the video's, or 1)")
     make.add_argument("--storage", choices=tuple(STORAGES), default="mcap", help="default mcap")
     make.add_argument("--camera", default="camera", help="namespace of the topics (default camera)")
     make.add_argument("--raw", action="store_true", help="decode to Image bgr8, do not copy JPEG and PNG")

@@ -1,15 +1,14 @@
-"""A folder of frames and labels as a bag, and what a bag holds, in words."""
+"""A folder of frames and labels, or a video, as a bag, and what a bag holds, in words."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import numpy as np
-
-from transkd_ros.bags import image_folder
+from transkd_ros.bags import video
+from transkd_ros.bags.frame_files import START, FrameFiles
 from transkd_ros.bags.label_classes import write_classes
-from transkd_ros.bags.messages import compressed_message, image_message
+from transkd_ros.bags.messages import header_stamp, image_message
 from transkd_ros.bags.storage import BagError, BagReader, BagWriter
 from transkd_ros.model.labels import LabelTable
 
@@ -17,48 +16,31 @@ _CAMERA = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
 
 def from_images(
-    images: Path, output: Path, labels: Path | None = None, *, rate: float = 1.0, storage: str = "mcap",
+    images: Path, output: Path, labels: Path | None = None, *, rate: float | None = None, storage: str = "mcap",
     camera: str = "camera", raw: bool = False, overwrite: bool = False, classes: LabelTable | None = None,
 ) -> int:  # fmt: skip
-    """Write the frames of a folder, in name order and `rate` Hz apart, as a bag; returns how many.
+    """Write the frames of a folder in name order, or of a video, `rate` Hz apart, as a bag; returns how many.
 
-    JPEG and PNG files are copied as they are to `/<camera>/image_raw/compressed`; with `raw` every image is
-    decoded to bgr8 on `/<camera>/image_raw`. Labels go to `/<camera>/ground_truth` as mono8 class ids with
-    the stamps of their frames, and `classes`, their class table, beside it. The first frame is stamped 1 s. Raises
-    BagError or ImageFolderError.
+    JPEG and PNG files are copied as they are to `/<camera>/image_raw/compressed`, and frames of a video become JPEG;
+    with `raw` all are decoded to bgr8 on `/<camera>/image_raw`. Labels go to `/<camera>/ground_truth` as mono8 class
+    ids with the stamps of their frames, and `classes`, their class table, beside it. The first frame is stamped 1 s. By
+    default a video keeps its rate, and images are 1 s apart. Raises BagError or ImageFolderError.
     """
     if not _CAMERA.fullmatch(camera):
         raise BagError(f"camera '{camera}' is not a ROS name (letters, digits, _ and /, e.g. front/left)")
-    frames = image_folder.list_frames(images, labels)
-    topic = f"/{camera}/image_raw" if raw else f"/{camera}/image_raw/compressed"
+    rate = rate or (None if video.is_video(images) else 1.0)
+    files = FrameFiles(images, labels, classes, rate=rate, camera=camera, compressed=not raw)
+    ground_truth = f"/{camera}/ground_truth"
+    count = 0
     with BagWriter(output, storage, overwrite) as bag:
-        for index, (image, label) in enumerate(frames):
-            stamp_ns = 1_000_000_000 + round(index * 1e9 / rate)
-            data = image.read_bytes()
-            pixels = image_folder.decode_image(data, image)
-            if raw:
-                bag.write(topic, image_message(pixels, "bgr8", stamp_ns, camera))
-            elif image_format := image_folder.COMPRESSED_FORMATS.get(image.suffix.lower()):
-                bag.write(topic, compressed_message(data, image_format, stamp_ns, camera))
-            else:
-                raise BagError(f"{image}: only JPEG and PNG travel compressed; use --raw for other formats")
-            if label:
-                mask = image_folder.read_label(label, pixels.shape[:2], classes)
-                if classes:
-                    _check_ids(mask, classes, label)
-                    if not index:
-                        write_classes(bag, f"/{camera}/ground_truth", classes, stamp_ns)
-                bag.write(f"/{camera}/ground_truth", image_message(mask, "mono8", stamp_ns, camera))
-    return len(frames)
-
-
-def _check_ids(mask: np.ndarray, classes: LabelTable, label: Path) -> None:
-    unknown = [i for i in np.unique(mask).tolist() if i >= len(classes.names) and i != classes.ignore_id]
-    if unknown:
-        raise image_folder.ImageFolderError(
-            f"{label}: ids {unknown} are no classes; the class table has 0 to {len(classes.names) - 1} and "
-            f"{classes.ignore_id} for none"
-        )
+        if labels and classes:
+            write_classes(bag, ground_truth, classes, START)
+        for message, mask in files.shots():
+            count += 1
+            bag.write(files.topic, message)
+            if mask is not None:
+                bag.write(ground_truth, image_message(mask, "mono8", header_stamp(message), camera))
+    return count
 
 
 def info(path: Path) -> str:

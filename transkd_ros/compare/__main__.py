@@ -139,22 +139,25 @@ def _hear(view: View, stamp_ns: int, message: Any, segmenters: dict[str, Segment
 
 
 def _print_results(views: dict[str, View], folder: Path) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from transkd_ros.compare.pair_page import HTML, JSON
+    from transkd_ros.evaluate.bag_cameras import camera_name
     from transkd_ros.reports.html import number, percent
 
-    table = Table(caption="mIoU and accuracy of the student against the teacher in %, times in ms a frame")
+    caption = "mIoU and pixel accuracy of the student against the teacher; median time of a frame"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption)
     table.add_column("camera", overflow="fold")
-    for heading in ("frames", "mIoU", "accuracy", "teacher", "student", "faster"):
-        table.add_column(heading, justify="right")
+    for heading in ("frames", "mIoU\n%", "acc.\n%", "teacher\nms", "student\nms", "student\nfaster by"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for camera, view in views.items():
         summary = view.comparison.summary()
         total, ratio = summary["agreement"]["total"], summary["ratios"]["latency"]
         times = [summary[side]["latency_ms"].get("p50") for side in ("teacher", "student")]
         texts = [percent(total["miou"]), percent(total["pixel_accuracy"]), *map(number, times)]
-        table.add_row(camera, str(summary["pairs"]["complete"]), *texts, f"{ratio:.2f}×" if ratio else "–")
+        table.add_row(camera_name(camera), str(summary["pairs"]["complete"]), *texts, f"{ratio:.2f}×" if ratio else "–")
     Console().print(table)
     print(f"{folder / JSON}\n{folder / HTML}")
 

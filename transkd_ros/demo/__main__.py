@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_argument_group("frames (default: rendered scenes)")
     source.add_argument("--bag", type=Path, help="replay a rosbag2 bag, sqlite3 or MCAP")
     source.add_argument("--topic", help="image topic of the bag, where it has several")
-    source.add_argument("--images", type=Path, help="play the images of a folder")
+    source.add_argument("--images", type=Path, help="play the images of a folder, or a video file")
+    source.add_argument("--video", type=_video, help="number of a webcam, e.g. 0, or a video file")
     source.add_argument("--labels", type=Path, help="label images of the same names")
     source.add_argument(
         "--classes", type=cli.class_table, metavar="TABLE", help="class table of the labels: camvid, … or a YAML file "
@@ -81,6 +82,7 @@ def _demo(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from transkd_ros.demo.run import Run
+    from transkd_ros.demo.sources import ENDLESS
     from transkd_ros.model.bundle import load_bundle
     from transkd_ros.resources import DEFAULT_MODEL, find_model
 
@@ -90,7 +92,8 @@ def _demo(args: argparse.Namespace) -> int:
     source, mapping = _open_source(args, labels.names).scored_as(labels, bundle.manifest.name)
     _prepare_folder(args.output)
     console = Console()
-    console.print(f"{source.name}, {source.length} frames → {bundle.manifest.name}", highlight=False)
+    frames = "until Ctrl-C" if source.length == ENDLESS else f"{source.length} frames"
+    console.print(f"{source.name}, {frames} → {bundle.manifest.name}", highlight=False)
 
     if source.classes and (remark := mapping.remark("the labels", bundle.manifest.name)):
         print(remark)
@@ -117,17 +120,28 @@ def _demo(args: argparse.Namespace) -> int:
 # --------------------------------------------------------------------------------------------- before it runs
 
 
+def _video(text: str) -> int | Path:
+    """An argparse type: the number of a webcam, or a file."""
+    return int(text) if text.isdecimal() else Path(text)
+
+
 def _check_arguments(args: argparse.Namespace) -> None:
-    if args.bag and args.images:
-        raise cli.CommandError("--bag and --images exclude each other")
+    if isinstance(args.video, Path) and not args.images:
+        args.images, args.video = args.video, None
+    if sum(given is not None for given in (args.bag, args.images, args.video)) > 1:
+        raise cli.CommandError("--bag, --images and --video exclude each other")
+    from transkd_ros.demo.run import VIDEO
+
+    if args.images and args.images.resolve() == (args.output / VIDEO).resolve():
+        raise cli.CommandError(f"{args.images} is what this run would replace; give another folder with --output")
     if args.labels and not args.images:
         raise cli.CommandError("--labels belongs to --images; a bag brings its labels on <camera>/ground_truth")
     if args.classes and not args.labels:
         raise cli.CommandError("--classes belongs to --labels; a bag brings those of its labels")
     if args.topic and not args.bag:
         raise cli.CommandError("--topic belongs to --bag")
-    if args.size and (args.bag or args.images):
-        raise cli.CommandError("--size is that of rendered scenes; --bag and --images keep their own")
+    if args.size and (args.bag or args.images or args.video is not None):
+        raise cli.CommandError("--size is that of rendered scenes; --bag, --images and --video keep their own")
 
 
 def _open_source(args: argparse.Namespace, classes: tuple[str, ...]) -> Source:
@@ -141,6 +155,8 @@ def _open_source(args: argparse.Namespace, classes: tuple[str, ...]) -> Source:
         source = sources.bag(args.bag, args.topic)
     elif args.images:
         source = sources.images(args.images, args.labels, args.classes)
+    elif args.video is not None:
+        source = sources.webcam(args.video)
     else:
         size, rate = args.size or sources.SCENE_SIZE, args.rate or sources.SCENE_RATE
         if min(size) < 64 or max(size) > 8192:
@@ -234,9 +250,24 @@ def _every(seconds: float, show: Any) -> Any:
     return throttled
 
 
+def _pace(diagnostics: Any) -> str:
+    """Why the rates are below what the node's times promise, for a run that waited for every mask; "" if unknown."""
+    from transkd_ros.demo.run import stages
+
+    milliseconds = stages(diagnostics.get("node", {})).get("total", {}).get("p50")
+    if not milliseconds:
+        return ""
+    return (
+        "The Hz are the player's: it waits for every mask, and makes and draws frames in between. The node takes "
+        f"{milliseconds:.1f} ms a frame, {1e3 / milliseconds:.0f} Hz if it were fed; --rate HZ plays without waiting."
+    )
+
+
 def _print_results(console: Console, run: Run, diagnostics: Any, rate: float | None) -> None:
     console.print(run.line(), highlight=False, soft_wrap=True)
     console.print(run.table(diagnostics))
+    if not rate and (pace := _pace(diagnostics)):
+        print(pace)
     if quality := run.quality_table():
         console.print(quality)
     if rate and run.sent.mean < 0.8 * rate:

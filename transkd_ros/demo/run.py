@@ -25,7 +25,7 @@ from transkd_ros.reports.machine import machine, versions
 from transkd_ros.timing import Rate, Timings, read_latencies, read_others
 
 _MOST_PENDING = 64  # frames without a mask that are kept; older ones are given up
-_VIDEO, _SHEET, _TIMING = "overlay.mp4", "contact_sheet.png", "timing.json"
+VIDEO, _SHEET, _TIMING = "overlay.mp4", "contact_sheet.png", "timing.json"
 _END_TO_END = "end to end"
 
 Diagnostics = Mapping[str, Mapping[str, str]]
@@ -46,7 +46,7 @@ class Run:
     def __init__(
         self, folder: Path, labels: LabelTable, rate: float, scored: NDArray[np.bool_] | None = None
     ) -> None:
-        for name in (_VIDEO, _SHEET, _TIMING):
+        for name in (VIDEO, _SHEET, _TIMING):
             (folder / name).unlink(missing_ok=True)
         self.sent, self.answered = Rate(), Rate()
         self.files: list[Path] = []
@@ -55,7 +55,7 @@ class Run:
         self._pending: dict[int, Shot] = {}
         self._timings = Timings(window=None)
         self._metrics = Metrics(labels, scored)
-        self._video = Video(folder / _VIDEO, rate)
+        self._video = Video(folder / VIDEO, rate)
         self._sheet = ContactSheet(labels)
 
     def __enter__(self) -> Run:
@@ -163,13 +163,16 @@ class Run:
         return text
 
     def quality_table(self) -> Table | None:
-        """IoU per class in %, or None without ground truth."""
+        """IoU per class and how much there is of it, in %, or None without ground truth."""
         if not self._metrics.labelled:
             return None
-        table = Table("class")
-        table.add_column("IoU (%)", justify="right")
-        for name, value in zip(self._labels.names, self._metrics.iou().tolist(), strict=True):
-            table.add_row(name, "absent" if math.isnan(value) else f"{100 * value:.1f}")
+        table = Table("class", caption="of a class that the frames hardly show, the IoU says little")
+        for heading in ("IoU (%)", "of the labels (%)"):
+            table.add_column(heading, justify="right")
+        pixels = self._metrics.confusion.matrix.sum(axis=1)
+        shares = (pixels / pixels.sum()).tolist()
+        for name, value, share in zip(self._labels.names, self._metrics.iou().tolist(), shares, strict=True):
+            table.add_row(name, "absent" if math.isnan(value) else f"{100 * value:.1f}", f"{100 * share:.2f}")
         table.add_section()
-        table.add_row("mean", f"{100 * self.miou:.1f}", style="bold")
+        table.add_row("mean", f"{100 * self.miou:.1f}", "", style="bold")
         return table

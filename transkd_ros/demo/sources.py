@@ -1,4 +1,4 @@
-"""Where frames to play come from: rendered scenes, a folder of images, a bag. No ROS needed.
+"""Where frames to play come from: rendered scenes, a folder of images, a video, a webcam, a bag. No ROS needed.
 
 A source says what its camera is called and how fast it runs, and hands out its frames one by one, as messages
 and with the ground truth where there is one. Publishing them is the business of `stand_in_camera`.
@@ -6,6 +6,7 @@ and with the ground truth where there is one. Publishing them is the business of
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from transkd_ros.bags import image_folder
+from transkd_ros.bags import video
+from transkd_ros.bags.frame_files import FrameFiles
 from transkd_ros.bags.label_classes import read_classes
-from transkd_ros.bags.messages import COMPRESSED_IMAGE, compressed_message, header_stamp, image_message
+from transkd_ros.bags.messages import COMPRESSED_IMAGE, header_stamp, image_message
 from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.frames import FrameError, decode_image
 from transkd_ros.model.class_map import ClassMap, ClassTableError, class_map
@@ -25,7 +27,7 @@ from transkd_ros.scenes import Drive
 
 SCENE_SIZE = (480, 640)  # (height, width)
 SCENE_RATE = 10.0  # Hz
-FOLDER_RATE = 10.0  # Hz
+ENDLESS = sys.maxsize  # frames of a webcam
 
 
 class Shot(NamedTuple):
@@ -90,27 +92,29 @@ def scenes(
     return Source(name, "/camera", compressed=False, rate=rate, length=frames, shots=shots, classes=classes)
 
 
-def images(folder: Path, labels: Path | None = None, classes: LabelTable | None = None) -> Source:
-    """The images of a folder in name order, JPEG and PNG compressed, with the labels of the same names.
+def images(path: Path, labels: Path | None = None, classes: LabelTable | None = None) -> Source:
+    """The images of a folder in name order, with the labels of the same names, or the frames of a video.
 
-    `classes` is the class table of the labels.
-    Raises ImageFolderError; an unreadable file only when it is reached.
+    `classes` is the class table of the labels. Raises ImageFolderError; an unreadable file only when it is reached.
     """
-    frames = image_folder.list_frames(folder, labels)
-    compressed = all(frame.image.suffix.lower() in image_folder.COMPRESSED_FORMATS for frame in frames)
+    files = FrameFiles(path, labels, classes)
+    name = f"{'video' if video.is_video(path) else 'images of'} {path}"
+    length = files.counts[files.topic] or ENDLESS  # a video may not say; it ends all the same
 
     def shots() -> Iterator[Shot]:
-        for path, label in frames:
-            data = path.read_bytes()
-            pixels = image_folder.decode_image(data, path)
-            truth = image_folder.read_label(label, pixels.shape[:2], classes) if label else None
-            if compressed:
-                kind = image_folder.COMPRESSED_FORMATS[path.suffix.lower()]
-                yield Shot(compressed_message(data, kind, 0), truth)
-            else:
-                yield Shot(image_message(pixels, "bgr8", 0), truth)
+        return (Shot(*labelled) for labelled in files.shots())
 
-    return Source(f"images of {folder}", "/camera", compressed, FOLDER_RATE, len(frames), shots, classes)
+    return Source(name, "/camera", files.compressed, files.rate, length, shots, classes)
+
+
+def webcam(number: int) -> Source:
+    """The frames of the webcam of that number, without an end. Raises ImageFolderError where there is none."""
+    rate = video.rate_of(number)
+
+    def shots() -> Iterator[Shot]:
+        return (Shot(image_message(pixels, "bgr8", 0), None) for pixels in video.frames_of(number))
+
+    return Source(f"camera {number}", "/camera", compressed=False, rate=rate, length=ENDLESS, shots=shots)
 
 
 def bag(path: Path, topic: str | None = None) -> Source:

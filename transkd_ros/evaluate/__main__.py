@@ -1,4 +1,4 @@
-"""Evaluate models on a recorded drive: `python -m transkd_ros.evaluate`. No ROS needed.
+"""Evaluate models on a recorded drive, images or a video: `python -m transkd_ros.evaluate`. No ROS needed.
 
 Every frame of the bag goes exactly once through every model. Leaves metrics.json and report.html, and with
 `--write-bag` the masks as a bag. Ctrl-C or a damaged bag: what was scored until then is written and called partial.
@@ -17,6 +17,7 @@ from transkd_ros import cli
 
 # What is slow to import comes after the arguments are read.
 if TYPE_CHECKING:
+    from transkd_ros.bags.frame_files import FrameFiles
     from transkd_ros.bags.storage import BagReader
     from transkd_ros.evaluate.bag_cameras import Camera
     from transkd_ros.evaluate.masks import MaskBag
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m transkd_ros.evaluate", description="Evaluate models on every frame of a rosbag2 bag."
+        prog="python -m transkd_ros.evaluate", description="Evaluate models on every frame of a drive."
     )
-    parser.add_argument("--bag", type=Path, required=True, help="a rosbag2 bag, sqlite3 or MCAP")
-    parser.add_argument("--topic", action="append", help="image topic; repeat for several (default: every camera)")
+    frames = parser.add_mutually_exclusive_group(required=True)
+    frames.add_argument("--bag", type=Path, help="a rosbag2 bag, sqlite3 or MCAP")
+    frames.add_argument("--images", type=Path, help="a folder of images, or a video file")
+    parser.add_argument("--topic", action="append", help="image topic of the bag; repeatable (default: every camera)")
     parser.add_argument(
         "--model", action="append", required=True, help="name of a shipped model, or folder of a bundle; repeatable"
     )
@@ -38,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     one = truth.add_mutually_exclusive_group()
     one.add_argument("--ground-truth", metavar="TOPIC", help="label topic, or its name below each camera's")
     one.add_argument(
-        "--labels", type=Path, help="folder of label images, named by stamp (ns) or else in order; of several "
-        "cameras: a folder each, e.g. LABELS/front"
+        "--labels", type=Path, help="folder of label images: of the names of --images; for a bag named by stamp (ns) "
+        "or else in order, of several cameras a folder each, e.g. LABELS/front"
     )  # fmt: skip
     one.add_argument("--teacher", help="a model whose masks serve as ground truth")
     truth.add_argument(
@@ -72,6 +75,8 @@ def main() -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     """Everything from the models to the files; returns the exit code."""
+    from transkd_ros.bags.frame_files import FrameFiles
+    from transkd_ros.bags.image_folder import ImageFolderError
     from transkd_ros.bags.storage import BagError, BagReader
     from transkd_ros.evaluate import bag_cameras
     from transkd_ros.evaluate.masks import MaskBag
@@ -79,29 +84,37 @@ def _evaluate(args: argparse.Namespace) -> int:
     from transkd_ros.model.bundle import load_bundle
     from transkd_ros.resources import find_model
 
+    if args.images and (args.topic or args.ground_truth):
+        raise cli.CommandError("--topic and --ground-truth belong to --bag")
     bundles = _named([load_bundle(find_model(model)) for model in args.model])
     teacher = load_bundle(find_model(args.teacher)) if args.teacher else None
     _check_classes(list(bundles.values()))
     code, damage = 0, None
+    frames: BagReader | FrameFiles
     with ExitStack() as stack:
-        bag = stack.enter_context(BagReader(args.bag))
-        views = bag_cameras.choose(bag, args.topic, args.ground_truth, args.labels, args.classes)
+        source = args.bag or args.images
+        if args.images:
+            files = FrameFiles(source, args.labels, args.classes)
+            frames, views = files, [bag_cameras.of_files(files)]
+        else:
+            frames = stack.enter_context(BagReader(source))
+            views = bag_cameras.choose(frames, args.topic, args.ground_truth, args.labels, args.classes)
         truth = f"masks of {teacher.manifest.name}" if teacher else bag_cameras.describe(views)
-        evaluation = Evaluation(f"Frames of {args.bag}", truth)
+        evaluation = Evaluation(f"Frames of {source}", truth)
         for remark in _remarks(bundles, teacher, views):
             evaluation.note(remark)
         args.output.mkdir(parents=True, exist_ok=True)
         masks = stack.enter_context(MaskBag(args.output / "masks", len(bundles) > 1)) if args.write_bag else None
         try:
             for name, bundle in bundles.items():
-                _run(evaluation, name, bundle, teacher, bag, views, masks, args)
+                _run(evaluation, name, bundle, teacher, frames, views, masks, args)
         except KeyboardInterrupt:
             code, evaluation.partial = 130, "Stopped before the end of the bag."
         except SystemExit as end:  # SIGTERM, see `cli`
             code, evaluation.partial = int(end.code or 0), "Stopped before the end of the bag."
-        except BagError as error:
+        except (BagError, ImageFolderError) as error:
             damage, evaluation.partial = error, f"{cli.one_line(error)}."
-        scored = _has_scores(evaluation, args.bag, ended_early=bool(code or damage))
+        scored = _has_scores(evaluation, source, ended_early=bool(code or damage))
     if scored:
         _write(evaluation, args)
     if damage:
@@ -142,8 +155,8 @@ def _check_classes(bundles: list[Bundle]) -> None:
 
 
 def _run(
-    evaluation: Evaluation, name: str, bundle: Bundle, teacher: Bundle | None, bag: BagReader, views: list[Camera],
-    masks: MaskBag | None, args: argparse.Namespace,
+    evaluation: Evaluation, name: str, bundle: Bundle, teacher: Bundle | None, bag: BagReader | FrameFiles,
+    views: list[Camera], masks: MaskBag | None, args: argparse.Namespace,
 ) -> None:  # fmt: skip
     """One model on all cameras, added to the evaluation from its first frame on."""
     from transkd_ros.evaluate import pipeline
@@ -189,7 +202,7 @@ def _progress(what: str, frames: int) -> Iterator[Any]:
         yield lambda: progress.advance(task)
 
 
-def _has_scores(evaluation: Evaluation, bag: Path, ended_early: bool) -> bool:
+def _has_scores(evaluation: Evaluation, source: Path, ended_early: bool) -> bool:
     """Whether any frame got a mask; models without one are dropped.
 
     Raises CommandError if there is none though the bag was read to its end.
@@ -198,7 +211,7 @@ def _has_scores(evaluation: Evaluation, bag: Path, ended_early: bool) -> bool:
     evaluation.models = [run for run in evaluation.models if run.frames]
     if not evaluation.models and not ended_early:
         broken = ", ".join(f"{count} of cause {cause}" for score in scores for cause, count in score.skipped.items())
-        raise cli.CommandError(f"{bag}: no frame could be used (broken: {broken or 'none'})")
+        raise cli.CommandError(f"{source}: no frame could be used (broken: {broken or 'none'})")
     return bool(evaluation.models)
 
 
@@ -217,10 +230,10 @@ def _print_results(evaluation: Evaluation) -> None:
 
     from transkd_ros.reports.html import number, percent
 
-    caption = "quality in % (bF1: boundary F1); ms from message to mask"
+    caption = "acc.: pixel accuracy; bF1: boundary F1; p50, p95: time from message to mask"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption)
     table.add_column("model", overflow="fold")
-    for heading in ("frames", "mIoU", "acc.", "bF1", "flicker", "Hz", "p50 ms", "p95 ms"):
+    for heading in ("frames", "mIoU\n%", "acc.\n%", "bF1\n%", "flicker\n%", "rate\nHz", "p50\nms", "p95\nms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in evaluation.models:
         metrics, timings = run.metrics.to_json(), run.timings()

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from transkd_ros.bags.frame_files import FrameFiles
 from transkd_ros.bags.label_classes import read_classes
 from transkd_ros.bags.storage import BagError, BagReader
-from transkd_ros.evaluate.truth import FolderTruth, TopicTruth, Truth, TruthError
+from transkd_ros.evaluate.truth import FilesTruth, FolderTruth, TopicTruth, Truth, TruthError
 from transkd_ros.model.class_map import class_map
 from transkd_ros.model.labels import LabelTable
 
@@ -20,8 +21,8 @@ GROUND_TRUTH = "ground_truth"
 class Camera:
     """`frames` messages on `topic` of a bag; `name` is `/front` for `/front/image_raw/compressed`.
 
-    Its labels are on `label_topic`, or in `label_folder`, or there are none; their ids are of the table `classes`, or
-    it is not known of which.
+    Its labels are on `label_topic`, or in `label_folder` (where `label_files` says it, these for its frames in order),
+    or there are none; their ids are of the table `classes`, or it is not known of which.
     """
 
     bag: Path
@@ -30,6 +31,7 @@ class Camera:
     frames: int
     label_topic: str | None = None
     label_folder: Path | None = None
+    label_files: tuple[Path, ...] = ()
     classes: LabelTable | None = None
 
     @property
@@ -42,6 +44,8 @@ class Camera:
         if self.label_topic:
             with BagReader(self.bag) as bag:  # one of its own: two who read through one may move each other's place
                 yield TopicTruth(bag, self.label_topic, self.classes)
+        elif self.label_files:
+            yield FilesTruth(self.label_files, self.classes)
         else:
             folder = self.label_folder
             yield FolderTruth(folder, self.frames, self.classes) if folder else None
@@ -73,6 +77,14 @@ def choose(
         replace(camera, label_topic=name, classes=classes or (read_classes(bag, name) if name else None))
         for camera, name in zip(found, label_topics, strict=True)
     ]
+
+
+def of_files(files: FrameFiles) -> Camera:
+    """The camera whose frames are image files or a video."""
+    return Camera(
+        files.path, files.topic, camera_name(files.topic), files.counts[files.topic],
+        label_folder=files.labels, label_files=tuple(files.label_files), classes=files.classes,
+    )  # fmt: skip
 
 
 def matched(cameras: list[Camera], model: str, labels: LabelTable) -> list[str]:

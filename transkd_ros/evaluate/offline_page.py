@@ -53,10 +53,10 @@ def _model(model: ModelRun) -> dict[str, Any]:
 
 
 def _facts(details: dict[str, Any]) -> dict[str, str]:
-    bundle, (height, width) = details["bundle"], details["input_size"]
+    bundle, size = details["bundle"], details["input_size"]
     return {
         "bundle": f"{bundle['name']}, {bundle['role']}, {bundle['parameters'] / 1e6:.2f} M parameters",
-        "network input": f"{width}x{height}",
+        "network input": f"{size['width']}x{size['height']}",
         "engine": details["engine"],
         "SHA-256 of model.onnx": bundle["files"][MODEL_ONNX],
     }

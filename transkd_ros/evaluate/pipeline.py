@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from transkd_ros.bags.frame_files import FrameFiles
 from transkd_ros.bags.messages import header_stamp
 from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.evaluate.scoring import Score
@@ -50,7 +51,9 @@ class MaskSink(Protocol):
     def __call__(self, shot: Shot, mask: Mask) -> None: ...
 
 
-def shots(bag: BagReader, topic: str, truth: Truth | None = None, size: Size | None = None) -> Iterator[Shot]:
+def shots(
+    bag: BagReader | FrameFiles, topic: str, truth: Truth | None = None, size: Size | None = None
+) -> Iterator[Shot]:
     """Every frame of a topic, decoded, with its label. Raises BagError on reaching a damaged part.
 
     `size` (H, W) is what the network sees: a large JPEG is decoded no larger than it takes, as the node does it.

@@ -124,5 +124,5 @@ def details_of(bundle: Bundle, runtime: Runtime) -> dict[str, Any]:
     return {
         "bundle": {key: getattr(manifest, key) for key in ("name", "role", "parameters", "files")},
         "engine": f"{runtime.engine} on {runtime.device}, {runtime.precision}",
-        "input_size": list(runtime.input_size),
+        "input_size": dict(zip(("height", "width"), runtime.input_size, strict=True)),
     }

@@ -84,6 +84,18 @@ class TopicTruth:
         return _decode_png(message, self._table) if self._is_png else _decode_mono8(message)
 
 
+class FilesTruth:
+    """Label images, one for every frame in their order, in ids or in the colours of `table`."""
+
+    first_stamp: int | None = None
+
+    def __init__(self, paths: tuple[Path, ...], table: LabelTable | None = None) -> None:
+        self._paths, self._table = paths, table
+
+    def mask(self, index: int, stamp_ns: int) -> Mask | None:
+        return _read(self._paths[index], self._table)
+
+
 class FolderTruth:
     """Label images of a folder: by stamp where every name is one (`1305031102175304000.png` in ns, or
     `1305031102.175304.png` in s), else in the order of their names, one for every frame.
@@ -106,12 +118,7 @@ class FolderTruth:
 
     def mask(self, index: int, stamp_ns: int) -> Mask | None:
         path = self._by_stamp.get(stamp_ns) if self._by_stamp else self._paths[index]
-        if path is None:
-            return None
-        try:
-            return image_folder.decode_label(path.read_bytes(), path.name, self._table)
-        except (OSError, ImageFolderError) as error:
-            raise LabelError(_UNREADABLE) from error
+        return None if path is None else _read(path, self._table)
 
     def _stamped(self) -> dict[int, Path]:
         """{} unless every name is a stamp."""
@@ -122,6 +129,13 @@ class FolderTruth:
             ns = match["ns"] or match["seconds"] + match["fraction"].ljust(9, "0")
             found[int(ns)] = path
         return found
+
+
+def _read(path: Path, table: LabelTable | None) -> Mask:
+    try:
+        return image_folder.decode_label(path.read_bytes(), path.name, table)
+    except (OSError, ImageFolderError) as error:
+        raise LabelError(_UNREADABLE) from error
 
 
 def _decode_mono8(message: Any) -> Mask:
