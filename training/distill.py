@@ -91,6 +91,7 @@ class DistillCLI(LightningCLI):
         )
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("model.labels", "data.init_args.labels")  # of a data set without a table of its own
 
     @property
     def folder(self) -> Path:

@@ -359,6 +359,12 @@ def test_the_command_ends_with_one_line_and_code_2(tmp_path, images):
     assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1 and "gone" in result.stderr
 
 
+def test_a_folder_of_another_layout_is_told_the_one_that_is_read(tmp_path, images):
+    data = Folder(str(tmp_path), "voc", workers=0)
+    with pytest.raises(ImageFolderError, match=r"train/images: no such folder; .*training\.data\.convert"):
+        data.setup("fit")
+
+
 # ---- what training reads as it is ----------------------------------------------------------------
 
 

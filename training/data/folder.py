@@ -7,7 +7,7 @@ from typing import Any
 
 from training.data.base import SegmentationData, Split
 from training.data.samples import IGNORE, LabelledImages, own_ids
-from transkd_ros.bags.image_folder import list_frames
+from transkd_ros.bags.image_folder import ImageFolderError, list_frames
 from transkd_ros.model.labels import LabelTable
 
 
@@ -23,7 +23,13 @@ class Folder(SegmentationData):
         self.labels = labels
 
     def split(self, name: Split) -> LabelledImages:
-        folder = Path(self.hparams["root"]) / name
+        root = Path(self.hparams["root"])
+        folder = root / name
+        if missing := [kind for kind in ("images", "labels") if not (folder / kind).is_dir()]:
+            raise ImageFolderError(
+                f"{folder / missing[0]}: no such folder; {root} must hold train/ and val/, each with images/ and "
+                "labels/, as python -m training.data.convert writes them"
+            )
         table = LabelTable.load(self.labels)
         ids = own_ids(self.classes) | {table.ignore_id: IGNORE}
         return LabelledImages(list_frames(folder / "images", folder / "labels"), ids, table)
