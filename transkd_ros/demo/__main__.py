@@ -252,9 +252,9 @@ def _every(seconds: float, show: Any) -> Any:
 
 def _pace(diagnostics: Any) -> str:
     """Why the rates are below what the node's times promise, for a run that waited for every mask; "" if unknown."""
-    from transkd_ros.demo.run import stages
+    from transkd_ros.timing import read_latencies
 
-    milliseconds = stages(diagnostics.get("node", {})).get("total", {}).get("p50")
+    milliseconds = read_latencies(diagnostics.get("node", {})).get("total", {}).get("p50")
     if not milliseconds:
         return ""
     return (

@@ -2,8 +2,8 @@
 
 A bundle holds `manifest.json`, `model.onnx`, `weights.safetensors`, usually a model card `README.md`, and
 optionally `model.int8.onnx`, the same graph quantised, and `model.pt2` for the torch engine. The hashes in the manifest
-show that files are complete and unaltered; who wrote them they do not show, because the manifest is not signed. Here are
-the manifest with its checks, the hashes, loading and writing. Running the graph is the business of
+show that files are complete and unaltered; who wrote them they do not show, because the manifest is not signed. Here
+are the manifest with its checks, the hashes, loading and writing. Running the graph is the business of
 `transkd_ros.model.engines`.
 """
 
