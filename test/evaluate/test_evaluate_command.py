@@ -27,6 +27,7 @@ from transkd_ros.evaluate.scoring import Score
 from transkd_ros.frames import Frame
 from transkd_ros.model.bundle import Bundle, write_bundle
 from transkd_ros.model.labels import LabelTable
+from transkd_ros.region import Mapping
 from transkd_ros.reports.album import Video
 from transkd_ros.segmenter import Segmentation
 from transkd_ros.timing import Timings
@@ -441,7 +442,8 @@ class Answer:
     def __call__(self, frame: Frame) -> Segmentation:
         self.calls += 1
         self.farthest = max(self.farthest, self.read - self.calls)
-        return Segmentation(np.full(SIZE, self.calls % 3, np.uint8), None, {"resize": 0, "infer": 0.001, "upsize": 0})
+        mask, timings = np.full(SIZE, self.calls % 3, np.uint8), {"resize": 0, "infer": 0.001, "upsize": 0}
+        return Segmentation(mask, None, Mapping(1.0, 1.0, 0.0, 0.0), None, timings)
 
     def shots(self, count: int, then: Exception | None = None) -> Iterator[Shot]:
         for index in range(count):
