@@ -30,7 +30,7 @@ DEV     := .venv/dev$(SUFFIX)
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo train test lint docs benchmark clean
+.PHONY: help demo train test lint docs benchmark soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,6 +56,9 @@ docs: $(DEV)/ready ## write the reference tables, then the documentation as a si
 
 benchmark: $(DEV)/ready ## measure rate, latency, freshness and memory, against the naive way
 	@$(DEV)/bin/python -m transkd_ros.benchmark $(ARGS)
+
+soak: $(DEV)/ready ## ten minutes of everything that can go wrong for the node: build/soak.json (ARGS="--minutes 60")
+	@$(DEV)/bin/python -m transkd_ros.soak $(ARGS)
 
 clean: ## remove the virtual environments and what tools left behind
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -24,13 +24,15 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 class NodeProcess:
     """Runs a node under this interpreter while `with` lasts; its output goes to the file `log`.
 
-    `node` is its module in `transkd_ros.nodes`.
+    `node` is its module in `package`.
     """
 
-    def __init__(self, parameters: Mapping[str, Any], log: Path, node: str = "segmentation") -> None:
+    def __init__(
+        self, parameters: Mapping[str, Any], log: Path, node: str = "segmentation", package: str = "transkd_ros.nodes"
+    ) -> None:
         self._log = log
         self._name = node
-        self._command = [sys.executable, "-m", f"transkd_ros.nodes.{node}", "--ros-args"]
+        self._command = [sys.executable, "-m", f"{package}.{node}", "--ros-args"]
         for name, value in parameters.items():
             self._command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML: strings stay strings
 
