@@ -1,8 +1,9 @@
 """Ask teachers once: `python training/annotate.py --config RECIPE --teacher A.ckpt --teacher B.ckpt --output FOLDER`.
 
-Every training frame of the recipe's data goes through every teacher of the committee, flipped and at several scales,
-and the mean of the probabilities is stored. A recipe that names the folder as `model.teacher.source` learns from it as
-fast as from labels alone. Stopped and started again, it goes on; under torchrun the processes share the frames.
+Every training frame of the recipe's data, labelled or not, goes through every teacher of the committee, flipped and at
+several scales, and the mean of the probabilities is stored. A recipe that names the folder as `model.teacher.source`
+learns from it as fast as from labels alone. Stopped and started again, it goes on; under torchrun the processes share
+the frames.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def main() -> int:
     size = args.size or tuple(data.hparams["val_size"])
     committee = Committee(_members(sources), size, args.scales, args.flip, dict(args.class_weights))
     store = SoftLabels.create(args.output, committee.described(maps, args.stride))
-    frames: Any = data.train_set
+    frames: Any = data.frames
     with cli.progress() as bar:
         if args.score and RANK == 0:
             task = bar.add_task("scoring", total=len(data.val_set))

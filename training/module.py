@@ -139,6 +139,8 @@ class SegmentationModule(L.LightningModule):
         if (name := getattr(data, "labels", None)) is not None:
             table = LabelTable.load(name)
             self._check_classes("data", len(table.names), table)
+        if stage == "fit" and getattr(data, "unlabelled", None) is not None:
+            self._check_unlabelled()
         if stage != "fit" or self.distiller is None:
             return
         epochs, last = self.trainer.max_epochs, self.phases[-1]
@@ -151,6 +153,20 @@ class SegmentationModule(L.LightningModule):
             data.use_soft_labels(teacher.store)
         elif self.trainer.is_global_zero:
             self.distiller.prepare(self._preparation(teacher))
+
+    def _check_unlabelled(self) -> None:
+        """Raise DistillerError where frames without labels would teach nothing."""
+        if self.distiller is None:
+            raise DistillerError(
+                "data.init_args.unlabelled: frames without labels teach nothing without a teacher; name "
+                "model.distiller and model.teacher"
+            )
+        if self.distiller.reads_labels:
+            fit = sorted(method.__name__ for method in Distiller.__subclasses__() if not method.reads_labels)
+            raise DistillerError(
+                f"data.init_args.unlabelled: {type(self.distiller).__name__} learns from labels, and these frames have "
+                f"none; methods that fit: {', '.join(fit)}"
+            )
 
     def _preparation(self, teacher: Teacher) -> Preparation:
         trainer: Any = self.trainer

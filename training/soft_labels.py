@@ -120,9 +120,14 @@ class SoftLabels:
         return hashlib.sha256(json.dumps(asdict(self.annotators), sort_keys=True).encode()).hexdigest()
 
     def _file(self, image: np.ndarray) -> Path:
-        digest = hashlib.sha256(str(image.shape).encode())
-        digest.update(np.ascontiguousarray(image).data)
-        return self.path / f"{digest.hexdigest()[:32]}.safetensors"
+        return self.path / f"{frame_hash(image)}.safetensors"
+
+
+def frame_hash(image: np.ndarray) -> str:
+    """What a frame (H, W, 3) uint8 RGB is known by: of its pixels, wherever it comes from."""
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()[:32]
 
 
 class StoredTeacher(nn.Module):

@@ -9,7 +9,7 @@ L = pytest.importorskip("lightning")
 
 from training.data import loading  # noqa: E402
 from training.data.camvid import CamVid  # noqa: E402
-from training.data.loading import ProximitySampler, SeededSampler  # noqa: E402
+from training.data.loading import MixedSampler, SeededSampler  # noqa: E402
 from training.module import SegmentationModule  # noqa: E402
 from transkd_ros.bags.image_folder import ImageFolderError  # noqa: E402
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.training
 
 
 def drawn(epoch, seed=3, length=10, near=4, ratio=0.6, epochs=2):
-    sampler = ProximitySampler(length, seed, near, ratio, epochs)
+    sampler = MixedSampler(length, seed, near, ratio, epochs)
     sampler.set_epoch(epoch)
     return list(sampler)
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from training.data.loading import Loader, ProximitySampler, SeededSampler, process, share, single_threaded
+from training.data.extraction import FramesError, Unlabelled, extract, part_of
+from training.data.loading import Loader, MixedSampler, SeededSampler, process, share, single_threaded
 from training.data.samples import CHECKED, Samples, UnlabelledImages, spread
 from training.data.transforms import Augmented, Resized, augmentation
 from training.soft_labels import SoftLabels
@@ -35,6 +36,8 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     `proximity` is a folder of images without labels, of a domain near this one. In the phases of a method that read no
     labels, a share `proximity_ratio` of an epoch's samples comes from there, in place of as many training images.
+
+    `unlabelled` are frames without labels of the domain itself, mixed into all epochs: the teacher says what they hold.
     """
 
     labels: str
@@ -60,9 +63,11 @@ class SegmentationData(L.LightningDataModule, ABC):
         workers: int = 1,
         proximity: str | None = None,
         proximity_ratio: float = 0.5,
+        unlabelled: Unlabelled | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["unlabelled"])  # a checkpoint holds plain values
+        self.unlabelled = Unlabelled(**unlabelled) if isinstance(unlabelled, dict) else unlabelled
 
     @property
     def classes(self) -> int:
@@ -79,6 +84,7 @@ class SegmentationData(L.LightningDataModule, ABC):
             samples.check()
         self.train_set: Dataset = self._limited(train)
         self.proximity_set = self._proximity()
+        self.unlabelled_set = self._unlabelled_samples()
 
     def _limited(self, samples: Samples) -> Dataset:
         limit, count = self.hparams["limit"], len(samples)
@@ -101,9 +107,24 @@ class SegmentationData(L.LightningDataModule, ABC):
             raise ImageFolderError(f"data.init_args.proximity: {error}") from error
         return images
 
+    def _unlabelled_samples(self) -> UnlabelledImages | None:
+        if self.unlabelled is None:
+            return None
+        if self.hparams["proximity"] is not None:
+            raise FramesError("data.init_args: give proximity or unlabelled, not both")
+        frames = part_of(extract(self.unlabelled), self.unlabelled.part)
+        if not frames:
+            raise FramesError(f"data.init_args.unlabelled: no frame in the part {self.unlabelled.part} of its drives")
+        return UnlabelledImages([frame.path for frame in frames])
+
+    @property
+    def frames(self) -> Dataset:
+        """All that soft labels have to be of: the training images, and the frames without labels."""
+        return self.train_set if self.unlabelled_set is None else ConcatDataset([self.train_set, self.unlabelled_set])
+
     def use_soft_labels(self, store: SoftLabels) -> None:
         """Give every training sample its soft labels. Raises SoftLabelError where some of CHECKED samples have none."""
-        samples: Any = self.train_set
+        samples: Any = self.frames
         store.check(samples[index][0] for index in spread(len(samples), CHECKED))
         self.soft_labels = store
 
@@ -122,8 +143,11 @@ class SegmentationData(L.LightningDataModule, ABC):
         return self._loader(augmented, order, batch_size=hp.batch_size, drop_last=True)
 
     def _mixed(self, count: int) -> tuple[Dataset, SeededSampler]:
-        """The `count` training samples and, behind them, those of the proximity domain; and the order of an epoch."""
+        """The `count` training samples and, behind them, those without labels; and the order of an epoch."""
         hp: Any = self.hparams
+        if self.unlabelled is not None and self.unlabelled_set is not None:
+            order = MixedSampler(count, hp.seed, len(self.unlabelled_set), self.unlabelled.ratio)
+            return ConcatDataset([self.train_set, self.unlabelled_set]), order
         if self.proximity_set is None:
             return self.train_set, SeededSampler(count, hp.seed)
         if not self.unlabelled_epochs:
@@ -132,7 +156,7 @@ class SegmentationData(L.LightningDataModule, ABC):
                 "it out, or choose a method with such a phase, SpiritDistillation"
             )
         near = len(self.proximity_set)
-        order = ProximitySampler(count, hp.seed, near, hp.proximity_ratio, self.unlabelled_epochs)
+        order = MixedSampler(count, hp.seed, near, hp.proximity_ratio, self.unlabelled_epochs)
         return ConcatDataset([self.train_set, self.proximity_set]), order
 
     def val_dataloader(self) -> Loader:

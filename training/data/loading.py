@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,12 @@ def process() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def turn() -> tuple[int, int]:
+    """Rank of this process and number of processes that prepare data together: also before they are joined."""
+    alone = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return process() if process()[1] > 1 else alone
 
 
 def share(length: int) -> range:
@@ -55,23 +62,23 @@ class SeededSampler(Sampler[tuple[int, int]]):
         return rng.permutation(self.length)
 
 
-class ProximitySampler(SeededSampler):
-    """A SeededSampler that gives a share of its places, in the first `epochs` epochs, to `near` further samples.
+class MixedSampler(SeededSampler):
+    """A SeededSampler that gives a share of its places, in the first `epochs` epochs or in all, to `further` samples.
 
     These have the indices from `length` on; `ratio` · `length` of them, rounded, are drawn, each as often as any other
     or once more. An epoch keeps its number of samples: as many of the `length` stand back, others every epoch.
     """
 
-    def __init__(self, length: int, seed: int, near: int, ratio: float, epochs: int) -> None:
+    def __init__(self, length: int, seed: int, further: int, ratio: float, epochs: int | None = None) -> None:
         super().__init__(length, seed)
-        self.near, self.drawn, self.epochs = near, round(ratio * length), epochs
+        self.further, self.drawn, self.epochs = further, round(ratio * length), epochs
 
     def _order(self, rng: np.random.Generator) -> np.ndarray:
         order = super()._order(rng)
-        if self.epoch >= self.epochs:
+        if self.epochs is not None and self.epoch >= self.epochs:
             return order
-        near = self.length + np.resize(rng.permutation(self.near), self.drawn)
-        return rng.permutation(np.concatenate([order[self.drawn :], near]))
+        further = self.length + np.resize(rng.permutation(self.further), self.drawn)
+        return rng.permutation(np.concatenate([order[self.drawn :], further]))
 
 
 class Loader(DataLoader):

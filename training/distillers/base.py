@@ -59,6 +59,8 @@ class Distiller(nn.Module):
     """Whether the method reads patch embeddings, which only transformer encoders (MiT, PVTv2) have."""
     needs_classes = False
     """Whether the method compares logits, so that student and teacher have to know the same classes."""
+    reads_labels = False
+    """Whether the method, or a phase of it, learns from labels only, so that frames without labels teach it nothing."""
     needs_same_network = False
     """Whether the student has to be the teacher's own network, made smaller."""
 

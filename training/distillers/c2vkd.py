@@ -38,6 +38,7 @@ class C2VKD(Distiller):
     are read: PDD alone, which soft labels can teach.
     """
 
+    reads_labels = True
     needs_classes = True
 
     def __init__(

@@ -36,6 +36,7 @@ class SpiritDistillation(Distiller):
     Several processes need `trainer.strategy: ddp_find_unused_parameters_true`: a part of the network stands still.
     """
 
+    reads_labels = True
     needs_same_network = True
 
     def __init__(
