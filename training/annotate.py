@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def annotate(committee: Committee, store: SoftLabels, frames: Any, progress: Cal
         image = frames[index][0]
         if not store.has(image):
             height, width = image.shape[:2]
-            store.add(image, committee(image, (-(-height // stride), -(-width // stride))))
+            store.add(image, *committee.ask(image, (-(-height // stride), -(-width // stride))))
             done += 1
         progress()
     return done
@@ -89,7 +89,7 @@ def main() -> int:
     pairs = zip(args.teacher, maps, strict=True)
     sources = [TeacherSource(name, args.precision, args.labels, class_map) for name, class_map in pairs]
     size = args.size or tuple(data.hparams["val_size"])
-    committee = Committee(_members(sources), size, args.scales, args.flip, dict(args.class_weights))
+    committee = Committee(load_members(sources), size, args.scales, args.flip, dict(args.class_weights))
     store = SoftLabels.create(args.output, committee.described(maps, args.stride))
     frames: Any = data.frames
     with cli.progress() as bar:
@@ -106,7 +106,8 @@ def main() -> int:
     return 0
 
 
-def _members(sources: list[TeacherSource]) -> list[Teacher]:
+def load_members(sources: Sequence[TeacherSource]) -> list[Teacher]:
+    """The teachers, on this process's device. Raises CommandError for a store, and what `load_teacher` raises."""
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     members = []
     for source in sources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,15 +50,20 @@ class Committee:
         if unknown := [name for name in self.weights if name not in self.labels.names]:
             raise SoftLabelError(f"--class-weights: the teachers have no class {unknown[0]}")
 
-    @torch.no_grad()
     def __call__(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Mean probabilities (classes, *size) float32 of a frame (H, W, 3) uint8 RGB."""
+        return self.ask(image, size)[0]
+
+    @torch.no_grad()
+    def ask(self, image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
+        """The same, and how much the views of members and scales disagree: their Jensen-Shannon divergence, the mean
+        over the pixels, in shares of the largest that there is: 0 where all say the same, or only one is asked."""
         device = self.members[0].normalise.mean.device
         frame = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(device)
         views = [self._look(member, frame, scale, size) for member in self.members for scale in self.scales]
         weights = torch.tensor([self.weights.get(name, 1.0) for name in self.labels.names], device=device)
         weighted = torch.stack(views).mean(0) * weights.view(-1, 1, 1)
-        return (weighted / weighted.sum(0)).cpu().numpy()
+        return (weighted / weighted.sum(0)).cpu().numpy(), _disagreement(torch.stack(views))
 
     def _look(self, member: Teacher, frame: Tensor, scale: float, size: tuple[int, int]) -> Tensor:
         view = v2.functional.resize(frame, [_divisible(side * scale) for side in self.size], antialias=True)
@@ -75,6 +81,18 @@ class Committee:
             for member, class_map in zip(self.members, class_maps, strict=True)
         ]
         return Annotators(self.labels.to_json(), teachers, self.size, self.scales, self.flip, self.weights, stride)
+
+
+def _disagreement(views: Tensor) -> float:
+    """Of probabilities (views, classes, h, w)."""
+    if len(views) == 1:
+        return 0.0
+    divergence = _entropy(views.mean(0, keepdim=True)).mean() - _entropy(views).mean()
+    return max(0.0, float(divergence) / math.log(min(len(views), views.shape[1])))
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -torch.special.xlogy(probabilities, probabilities).sum(1)
 
 
 def _table_of(member: Teacher) -> LabelTable:

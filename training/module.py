@@ -24,6 +24,7 @@ from training.networks import NetworkSpec, Normalise, build_network
 from training.soft_labels import StoredTeacher
 from training.taps import Widths, compile_parts, run_tapped, widths
 from training.teachers import Teacher, TeacherSource, load_teacher
+from training.trained import TrainedError, read_trained
 from transkd_ros.model.labels import LabelTable
 
 MOMENTUM = 0.9
@@ -50,6 +51,7 @@ class SegmentationModule(L.LightningModule):
         architecture: see NetworkSpec; the student's, or the network's that is trained alone.
         encoder: see NetworkSpec.
         encoder_weights: see build_network.
+        initial_weights: a checkpoint or a bundle (folder or name) of the same network, whose weights it starts from.
         output_stride: see NetworkSpec.
         front_groups: see NetworkSpec.
         decoder_width: see NetworkSpec.
@@ -75,6 +77,7 @@ class SegmentationModule(L.LightningModule):
         architecture: str = "segformer",
         encoder: str = "mit_b0",
         encoder_weights: str | None = None,
+        initial_weights: str | None = None,
         output_stride: int | None = None,
         front_groups: int = 1,
         decoder_width: int | None = None,
@@ -98,6 +101,8 @@ class SegmentationModule(L.LightningModule):
         classes = len(self.table.names)
         self.spec = NetworkSpec(architecture, encoder, classes, output_stride, front_groups, decoder_width)
         self.network = build_network(self.spec, encoder_weights).to(memory_format=torch.channels_last)
+        if initial_weights is not None:
+            self._start_from(initial_weights)
         self.normalise = Normalise(self.spec)
         self.confusion = MulticlassConfusionMatrix(len(self.table.names), ignore_index=IGNORE)
         if class_weights is not None and len(class_weights) != len(self.table.names):
@@ -113,6 +118,14 @@ class SegmentationModule(L.LightningModule):
             raise DistillerError("model.distiller and model.teacher belong together: a recipe names both or neither")
         if distiller is not None and teacher is not None:
             self.learn_from(load_teacher(teacher), distiller)
+
+    def _start_from(self, source: str) -> None:
+        """Take over all weights. Raises TrainedError for another network, ClassTableError for one of other classes."""
+        trained = read_trained(source)
+        self._check_classes(f"model.initial_weights {source}", trained.spec.classes, trained.labels)
+        if trained.spec != self.spec:
+            raise TrainedError(f"model.initial_weights {source} is a {trained.spec}; model is a {self.spec}")
+        self.network.load_state_dict(trained.network.state_dict())
 
     def learn_from(self, teacher: Teacher | StoredTeacher, distiller: Distiller) -> None:
         """Put the student under a teacher. Raises ClassTableError or DistillerError where they do not fit."""

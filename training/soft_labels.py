@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ INDEX = "soft_labels.json"
 VERSION = 1
 LEAST = 1e-4
 """What a probability counts at least when its logarithm is taken: half precision keeps no smaller one apart."""
-_TENSOR = "probabilities"
+_TENSOR, _DISAGREEMENT = "probabilities", "disagreement"
 
 
 class SoftLabelError(ValueError):
@@ -89,26 +89,38 @@ class SoftLabels:
         """Whether the frame (H, W, 3) uint8 RGB is annotated."""
         return self._file(image).is_file()
 
-    def add(self, image: np.ndarray, probabilities: np.ndarray) -> None:
-        """Store `probabilities` (classes, h, w) of a frame, in half precision. Raises OSError."""
-        write_atomic(self._file(image), save({_TENSOR: probabilities.astype(np.float16)}))
+    def add(self, image: np.ndarray, probabilities: np.ndarray, disagreement: float = 0.0) -> None:
+        """Store `probabilities` (classes, h, w) of a frame, in half precision, and beside them how much those that made
+        them disagreed. Raises OSError."""
+        beside = {_DISAGREEMENT: f"{disagreement:.6f}"}
+        write_atomic(self._file(image), save({_TENSOR: probabilities.astype(np.float16)}, beside))
 
     def of(self, image: np.ndarray) -> np.ndarray:
         """The probabilities (classes, h, w) float16 of a frame. Raises SoftLabelError where there are none."""
-        path = self._file(image)
         try:
-            found = load_file(path)[_TENSOR]
+            return self.at(frame_hash(image))
         except FileNotFoundError:
             raise SoftLabelError(
                 f"{self.path} has no soft labels of a {image.shape[1]}x{image.shape[0]} frame of these data: it is of "
                 "other frames, or not complete; run training/annotate.py (again) with this recipe"
             ) from None
+
+    def at(self, key: str) -> np.ndarray:
+        """The same of the frame that is known by `key` (see `frame_hash`). Raises FileNotFoundError where it is not."""
+        path = self.path / f"{key}.safetensors"
+        try:
+            found = load_file(path)[_TENSOR]
         except (SafetensorError, KeyError) as error:
             text = f"{path} is damaged ({error}); remove it and run training/annotate.py again"
             raise SoftLabelError(text) from error
         if found.ndim != 3 or len(found) != len(self.labels.names):
             raise SoftLabelError(f"{path} holds {found.shape}, not {len(self.labels.names)} maps; remove it")
         return found
+
+    def disagreement(self, key: str) -> float:
+        """How much those disagreed who annotated the frame, see `Committee.ask`; 0 where nobody has said."""
+        with safe_open(self.path / f"{key}.safetensors", "numpy") as file:
+            return float((file.metadata() or {}).get(_DISAGREEMENT, 0))
 
     def check(self, images: Iterable[np.ndarray]) -> None:
         """Raise SoftLabelError, before training starts, where one of these frames has no usable soft labels."""

@@ -15,7 +15,7 @@ from training.networks import NetworkSpec, build_network
 from transkd_ros.cli import one_line
 from transkd_ros.model.bundle import load_bundle
 from transkd_ros.model.labels import LabelTable
-from transkd_ros.resources import share_directory
+from transkd_ros.resources import find_model, share_directory
 
 
 class TrainedError(ValueError):
@@ -80,6 +80,19 @@ def read_bundle(path: Path) -> Trained:
     except Exception as error:
         raise TrainedError(f"{path}: its weights are of another architecture: {one_line(error)[:300]}") from error
     return Trained(network, spec, manifest.labels, {})
+
+
+def read_trained(source: str) -> Trained:
+    """The network of a checkpoint (.ckpt), of a bundle's folder, or of a shipped bundle by its name.
+
+    Raises TrainedError, BundleError, OSError.
+    """
+    if Path(source).suffix == ".ckpt":
+        return read_checkpoint(Path(source))
+    try:
+        return read_bundle(find_model(source))
+    except FileNotFoundError as error:
+        raise TrainedError(f"{error}, or a checkpoint (.ckpt)") from error
 
 
 def _network(spec: NetworkSpec, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
