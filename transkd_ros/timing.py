@@ -6,15 +6,19 @@ All classes may be used from several threads.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from array import array
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_BIN = 1.01  # how much longer the durations of a histogram's bin are than those of the bin before
+_SHORTEST = 1e-6  # ms
 
 
 class Timings:
@@ -51,6 +55,24 @@ class Timings:
             mean = 1e3 * float(seconds.mean())
             summary[stage] = {"p50": p50, "p95": p95, "p99": p99, "mean": mean, "count": counts[stage]}
         return summary
+
+
+def histogram(seconds: Iterable[float]) -> dict[str, int]:
+    """How many durations there are by bin: bin `n` holds those up to 1.01 ** n ms and above that of the bin before.
+
+    The histograms of parts add up to that of the whole, exactly, and tell its percentiles to one per cent.
+    """
+    milliseconds = 1e3 * np.fromiter(seconds, float)
+    bins = np.ceil(np.log(np.maximum(milliseconds, _SHORTEST)) / math.log(_BIN)).astype(int)
+    return {str(number): int(count) for number, count in zip(*np.unique(bins, return_counts=True), strict=True)}
+
+
+def percentiles_of(counts: Mapping[str, int], wanted: Sequence[float]) -> list[float]:
+    """The percentiles in ms of the durations of a histogram that is not empty, each the middle of its bin."""
+    ordered = sorted((int(number), count) for number, count in counts.items())
+    reached = np.cumsum([count for _, count in ordered])
+    places = [int(np.searchsorted(reached, percent / 100 * reached[-1])) for percent in wanted]
+    return [_BIN ** (ordered[min(place, len(ordered) - 1)][0] - 0.5) for place in places]
 
 
 class Rate:

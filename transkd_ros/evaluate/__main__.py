@@ -1,15 +1,18 @@
 """Evaluate models on a recorded drive, images or a video: `python -m transkd_ros.evaluate`. No ROS needed.
 
-Every frame of the bag goes exactly once through every model. Leaves metrics.json and report.html, and with
+Every frame of the bags goes exactly once through every model. Leaves metrics.json and report.html, and with
 `--write-bag` the masks as a bag. Ctrl-C or a damaged bag: what was scored until then is written and called partial.
+`--merge A/metrics.json B/metrics.json` adds up what was evaluated apart, on several robots or machines.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +20,6 @@ from transkd_ros import cli
 
 # What is slow to import comes after the arguments are read.
 if TYPE_CHECKING:
-    from transkd_ros.bags.frame_files import FrameFiles
-    from transkd_ros.bags.storage import BagReader
     from transkd_ros.evaluate.bag_cameras import Camera
     from transkd_ros.evaluate.masks import MaskBag
     from transkd_ros.evaluate.result import Evaluation
@@ -31,18 +32,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m transkd_ros.evaluate", description="Evaluate models on every frame of a drive."
     )
     frames = parser.add_mutually_exclusive_group(required=True)
-    frames.add_argument("--bag", type=Path, help="a rosbag2 bag, sqlite3 or MCAP")
+    frames.add_argument("--bag", type=Path, action="append", help="a rosbag2 bag, sqlite3 or MCAP; repeatable")
     frames.add_argument("--images", type=Path, help="a folder of images, or a video file")
+    frames.add_argument(
+        "--merge", type=Path, nargs="+", metavar="METRICS", help="add up these metrics.json into OUTPUT/metrics.json, "
+        "and evaluate nothing"
+    )  # fmt: skip
     parser.add_argument("--topic", action="append", help="image topic of the bag; repeatable (default: every camera)")
     parser.add_argument(
-        "--model", action="append", required=True, help="name of a shipped model, or folder of a bundle; repeatable"
+        "--model", action="append", help="name of a shipped model, or folder of a bundle; repeatable"
     )
     truth = parser.add_argument_group("ground truth (default: <camera>/ground_truth if the bag has it)")
     one = truth.add_mutually_exclusive_group()
     one.add_argument("--ground-truth", metavar="TOPIC", help="label topic, or its name below each camera's")
     one.add_argument(
         "--labels", type=Path, help="folder of label images: of the names of --images; for a bag named by stamp (ns) "
-        "or else in order, of several cameras a folder each, e.g. LABELS/front"
+        "or else in order, of several cameras, or bags, a folder each, e.g. LABELS/front, LABELS/monday/front"
     )  # fmt: skip
     one.add_argument("--teacher", help="a model whose masks serve as ground truth")
     truth.add_argument(
@@ -58,7 +63,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parser.parse_args()
+    if bool(args.merge) == bool(args.model):
+        parser.error("--model belongs to --bag or --images, and to nothing else")
+    if args.merge:
+        return _merge(args.merge, args.output)
 
     from transkd_ros.bags.image_folder import ImageFolderError
     from transkd_ros.bags.storage import BagError
@@ -73,11 +83,29 @@ def main() -> int:
         raise cli.CommandError(str(error)) from error
 
 
+def _merge(parts: list[Path], output: Path) -> int:
+    from transkd_ros.evaluate.merging import MergeError, merge, read
+    from transkd_ros.evaluate.result import METRICS
+    from transkd_ros.files import write_atomic
+
+    try:
+        merged = merge([read(path) for path in parts])
+    except MergeError as error:
+        raise cli.CommandError(str(error)) from error
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomic(output / METRICS, json.dumps(merged, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    for name, model in merged["models"].items():
+        total, frames = model["total"], sum(camera["frames"]["scored"] for camera in model["cameras"].values())
+        quality = "no labels" if total["miou"] is None else f"{total['miou']:.1%} mIoU"
+        print(f"{name}: {frames} frames of {len(model['cameras'])} cameras, {quality}")
+    print(output / METRICS)
+    return 0
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     """Everything from the models to the files; returns the exit code."""
-    from transkd_ros.bags.frame_files import FrameFiles
     from transkd_ros.bags.image_folder import ImageFolderError
-    from transkd_ros.bags.storage import BagError, BagReader
+    from transkd_ros.bags.storage import BagError
     from transkd_ros.evaluate import bag_cameras
     from transkd_ros.evaluate.masks import MaskBag
     from transkd_ros.evaluate.result import Evaluation
@@ -90,17 +118,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     teacher = load_bundle(find_model(args.teacher)) if args.teacher else None
     _check_classes(list(bundles.values()))
     code, damage = 0, None
-    frames: BagReader | FrameFiles
     with ExitStack() as stack:
-        source = args.bag or args.images
-        if args.images:
-            files = FrameFiles(source, args.labels, args.classes)
-            frames, views = files, [bag_cameras.of_files(files)]
-        else:
-            frames = stack.enter_context(BagReader(source))
-            views = bag_cameras.choose(frames, args.topic, args.ground_truth, args.labels, args.classes)
+        sources = [args.images] if args.images else args.bag
+        frames, views = _opened(stack, sources, args)
         truth = f"masks of {teacher.manifest.name}" if teacher else bag_cameras.describe(views)
-        evaluation = Evaluation(f"Frames of {source}", truth)
+        evaluation = Evaluation(f"Frames of {', '.join(map(str, sources))}", truth)
         for remark in _remarks(bundles, teacher, views):
             evaluation.note(remark)
         args.output.mkdir(parents=True, exist_ok=True)
@@ -114,12 +136,35 @@ def _evaluate(args: argparse.Namespace) -> int:
             code, evaluation.partial = int(end.code or 0), "Stopped before the end of the bag."
         except (BagError, ImageFolderError) as error:
             damage, evaluation.partial = error, f"{cli.one_line(error)}."
-        scored = _has_scores(evaluation, source, ended_early=bool(code or damage))
+        scored = _has_scores(evaluation, sources[0], ended_early=bool(code or damage))
     if scored:
         _write(evaluation, args)
     if damage:
         raise damage
     return code
+
+
+def _opened(stack: ExitStack, sources: list[Path], args: argparse.Namespace) -> tuple[dict[Path, Any], list[Camera]]:
+    """What the frames are read from, by path, and the cameras of all: those of several bags by the bags' names, too."""
+    from transkd_ros.bags.frame_files import FrameFiles
+    from transkd_ros.bags.storage import BagReader
+    from transkd_ros.evaluate import bag_cameras
+
+    if args.images:
+        files = FrameFiles(args.images, args.labels, args.classes)
+        return {args.images: files}, [bag_cameras.of_files(files)]
+    names = bag_cameras.bag_names(sources)
+    if args.write_bag and len(names) > 1:
+        raise cli.CommandError("--write-bag is for one bag")
+    bags = {path: stack.enter_context(BagReader(path)) for path in sources}
+    if len(bags) < len(names):
+        raise cli.CommandError("--bag names the same bag twice")
+    views = []
+    for name, bag in zip(names, bags.values(), strict=True):
+        labels = args.labels and args.labels / name.strip("/")
+        found = bag_cameras.choose(bag, args.topic, args.ground_truth, labels, args.classes)
+        views += [replace(camera, name=name + camera.name) for camera in found]
+    return bags, views
 
 
 def _named(bundles: list[Bundle]) -> dict[str, Bundle]:
@@ -155,11 +200,11 @@ def _check_classes(bundles: list[Bundle]) -> None:
 
 
 def _run(
-    evaluation: Evaluation, name: str, bundle: Bundle, teacher: Bundle | None, bag: BagReader | FrameFiles,
+    evaluation: Evaluation, name: str, bundle: Bundle, teacher: Bundle | None, sources: dict[Path, Any],
     views: list[Camera], masks: MaskBag | None, args: argparse.Namespace,
 ) -> None:  # fmt: skip
     """One model on all cameras, added to the evaluation from its first frame on."""
-    from transkd_ros.evaluate import pipeline
+    from transkd_ros.evaluate import bag_cameras, pipeline
     from transkd_ros.evaluate.result import ModelRun, details_of
     from transkd_ros.evaluate.scoring import Score
 
@@ -170,6 +215,10 @@ def _run(
     evaluation.models.append(run)
     for camera in views:
         classes = teacher.manifest.labels if teacher else camera.classes
+        bag = sources[camera.bag]
+        start = getattr(bag, "start", 0)  # files have no times
+        own_name = bag_cameras.camera_name(camera.topic)
+        run.origins[camera.name] = {"bag": str(camera.bag), "start_ns": start, "camera": own_name}
         run.scores[camera.name] = score = Score(run.labels, truth=classes)
         sink = masks.sink(name, camera.name, run.labels) if masks else None
         labels = nullcontext() if teaching else camera.open_truth()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +103,16 @@ def matched(cameras: list[Camera], model: str, labels: LabelTable) -> list[str]:
                 f"It is not said of which classes {whose} are: their ids were taken as those of {model} (--classes)."
             )
     return list(dict.fromkeys(remark for remark in remarks if remark))
+
+
+def bag_names(bags: Sequence[Path | str]) -> list[str]:
+    """What each of several bags is called in the names of cameras: `/monday`, or its whole path where that is no name
+    of one alone; "" for a single bag."""
+    if len(bags) == 1:
+        return [""]
+    stems = [Path(bag).stem for bag in bags]
+    names = [stem if stems.count(stem) == 1 else str(bag).strip("/") for stem, bag in zip(stems, bags, strict=True)]
+    return [f"/{name}" for name in names]
 
 
 def camera_name(topic: str) -> str:

@@ -23,7 +23,7 @@ from transkd_ros.model.bundle import Bundle
 from transkd_ros.model.engines import Runtime
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.reports.machine import machine, versions
-from transkd_ros.timing import Timings
+from transkd_ros.timing import Timings, histogram
 
 METRICS, REPORT = "metrics.json", "report.html"
 
@@ -38,6 +38,7 @@ class ModelRun:
     scores: dict[str, Score] = field(default_factory=dict)  # by camera
     latencies: Timings = field(default_factory=lambda: Timings(window=None))
     seconds: float = 0.0
+    origins: dict[str, dict[str, Any]] = field(default_factory=dict)  # by camera: its bag, when that starts, its name
 
     @property
     def metrics(self) -> Metrics:
@@ -56,14 +57,16 @@ class ModelRun:
         return self.frames / self.seconds if self.seconds > 0 and self.frames else None
 
     def to_json(self) -> dict[str, Any]:
-        cameras = {camera: score.to_json() for camera, score in self.scores.items()}
+        cameras = {camera: self.origins.get(camera, {}) | score.to_json() for camera, score in self.scores.items()}
         return {**self.details, "total": self.metrics.to_json(), "cameras": cameras}
 
     def timings(self) -> dict[str, Any]:
-        """`engine_hz` is what the engine alone would reach."""
+        """`engine_hz` is what the engine alone would reach; `histogram_ms` is that of `timing.histogram`."""
         stages = self.latencies.snapshot()
         engine_hz = 1e3 / stages["infer"]["mean"] if "infer" in stages else None
-        return {"frames_per_second": self.rate_hz, "engine_hz": engine_hz, "latency_ms": stages}
+        histograms = {stage: histogram(seconds) for stage, seconds in self.latencies.seconds.items()}
+        rates = {"frames_per_second": self.rate_hz, "engine_hz": engine_hz, "seconds": self.seconds}
+        return rates | {"latency_ms": stages, "histogram_ms": histograms}
 
 
 @dataclass

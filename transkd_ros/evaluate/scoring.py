@@ -26,6 +26,8 @@ PICTURES = 4  # of the worst frames, and again of the spread of all
 _PICTURE_WIDTH = 480  # pixels, at most
 _APART = 3_000_000_000  # ns between two of the worst frames: neighbours look alike
 _OPACITY = 0.6
+_BOUNDARY = ("predicted", "predicted_hits", "labelled", "labelled_hits")
+_FLICKER = ("changed", "total", "steady_changed", "steady_total")
 _RIGHT, _UNLABELLED = 222, 255  # grey levels in the picture of the errors
 
 
@@ -109,7 +111,27 @@ class Metrics:
             "iou": iou,
             "boundary": {"tolerance": self.boundary.tolerance, "f1": f1, "precision": precision, "recall": recall},
             "confusion_matrix": self.confusion.matrix.tolist(),
+            "counts": self._counts(),
         }
+
+    def _counts(self) -> dict[str, Any]:
+        """The numbers of pixels behind boundary F1 and flicker, as `from_json` reads them, and what is scored."""
+        boundary = {name: getattr(self.boundary, name).tolist() for name in _BOUNDARY}
+        flicker = {name: getattr(self.flicker, name) for name in _FLICKER}
+        return {"boundary": boundary, "flicker": flicker, "scored": self.scored.tolist()}
+
+    @classmethod
+    def from_json(cls, labels: LabelTable, content: dict[str, Any]) -> Metrics:
+        """The metrics that `to_json` wrote of masks of these classes. Raises KeyError, TypeError or ValueError."""
+        counts = content["counts"]
+        metrics = cls(labels, np.array(counts["scored"], bool))
+        metrics.confusion.matrix += np.array(content["confusion_matrix"], np.int64)
+        metrics.boundary.tolerance = float(content["boundary"]["tolerance"])
+        for name in _BOUNDARY:
+            getattr(metrics.boundary, name)[:] = counts["boundary"][name]
+        for name in _FLICKER:
+            setattr(metrics.flicker, name, int(counts["flicker"][name]))
+        return metrics
 
     def _by_class(self, values: NDArray[np.float64]) -> dict[str, float | None]:
         return {name: _known(value) for name, value in zip(self.labels.names, values.tolist(), strict=True)}
