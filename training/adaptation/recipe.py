@@ -1,0 +1,82 @@
+"""The recipe that an adaptation writes out: the student's own network and weights, the drives, and the soft labels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.data.extraction import Unlabelled
+from transkd_ros.model.bundle import Bundle
+from transkd_ros.model.labels import LabelTable
+
+CHECKS = 8
+"""How often a run is validated."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`steps` of `batch` samples each, peak learning rate `lr`; pixels below `trust` do not count."""
+
+    steps: int
+    batch: int
+    lr: float
+    trust: float
+
+
+def recipe_text(
+    command: str, student: Bundle, source: str, frames: Unlabelled, val_part: tuple[float, float], train_frames: int,
+    labelled: Path | None, folder: Path, budget: Budget,
+) -> str:  # fmt: skip
+    """The recipe as YAML. `train_frames` is how many samples an epoch has, `source` what names the student's bundle."""
+    table, soft_labels = folder / "classes.yaml", folder / "soft_labels"
+    manifest = student.manifest
+    architecture = {name: value for name, value in manifest.architecture.items() if name != "classes"}
+    batch = min(budget.batch, train_frames)
+    epochs = max(1, round(budget.steps * batch / train_frames))
+    model: dict[str, Any] = architecture | {
+        "initial_weights": source,
+        "labels": str(table),
+        "distiller": {"class_path": "ResponseKD", "init_args": {"trust": budget.trust}},
+        "teacher": {"source": str(soft_labels)},
+        "lr": budget.lr,
+        "encoder_lr_scale": 0.5,
+        "warmup_steps": max(1, budget.steps // 20),
+    }
+    named = asdict(frames) | {"part": list(frames.part)}
+    data: dict[str, Any] = {"unlabelled": named}
+    if labelled:
+        kind, data = "folder.Folder", {"root": str(labelled)} | data
+    else:
+        kind, data = "drives.Drives", data | {"val_part": list(val_part)}
+        del named["ratio"]  # there is nothing to mix them with
+    data |= {"crop": _crop(manifest.input_size), "val_size": list(manifest.input_size), "batch_size": batch}
+    trainer = {
+        "default_root_dir": str(folder),
+        "max_epochs": epochs,
+        "check_val_every_n_epoch": max(1, epochs // CHECKS),
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 10,
+        "precision": "bf16-mixed",
+        "gradient_clip_val": 1.0,
+    }
+    recipe = {
+        "seed_everything": 1,
+        "model": model,
+        "data": {"class_path": f"training.data.{kind}", "init_args": data},
+        "trainer": trainer,
+    }
+    head = f"# Written by {command}\n# Edit it and run that again, or: python training/distill.py --config {folder}"
+    return f"{head}/recipe.yaml\n{yaml.safe_dump(recipe, sort_keys=False)}"
+
+
+def table_text(labels: LabelTable) -> str:
+    """The class table as the YAML that `LabelTable.load` reads."""
+    return yaml.safe_dump({"ignore_id": labels.ignore_id, "classes": labels.to_json()}, sort_keys=False)
+
+
+def _crop(size: tuple[int, int]) -> list[int]:
+    """Three quarters of what the vehicle's network sees, in multiples of 32, and no less than two of them."""
+    return [max(64, side * 3 // 4 // 32 * 32) for side in size]
