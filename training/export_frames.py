@@ -83,6 +83,9 @@ class Run:
         """The data set of the run. Raises CommandError for options that it does not take."""
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(SegmentationData, "data")
+        if labels := (self.config.get("model") or {}).get("labels"):  # as in training, where it stands once
+            parser.add_argument("--labels", default=labels)
+            parser.link_arguments("labels", "data.init_args.labels")
         try:
             return parser.instantiate(parser.parse_object({"data": self.config["data"]})).data
         except Exception as error:  # of jsonargparse, and whatever a data set's class raises
