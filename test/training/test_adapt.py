@@ -27,7 +27,7 @@ from transkd_ros.model.bundle import load_bundle
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.scenes import Drive
 
-pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
 PAGE = (Path(__file__).parents[2] / "docs" / "adapt.md").read_text()
 HUB = "owner/segformer-of-19-classes"
 SMALL = ["--longest", "128", "--size", "96x64", "--steps", "3", "--batch", "2", "--no-int8", "--no-flip"]
@@ -121,7 +121,8 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_checkpoint(tutorial, run, 
             adapt.train(state, run / "recipe.yaml")
     finally:
         (run / "kept.json").rename(run / "metrics.json")
-    assert asked == [["--config", "runs/my_robot/recipe.yaml", "--ckpt_path", "runs/my_robot/checkpoints/last.ckpt"]]
+    last = "runs/my_robot/checkpoints/last.ckpt"
+    assert asked == [["--config", str(run / "recipe.yaml"), "--ckpt_path", last]]
 
 
 def test_frames_worth_a_label_are_read_back_as_they_were_written(run):
@@ -130,8 +131,8 @@ def test_frames_worth_a_label_are_read_back_as_they_were_written(run):
     assert len(listed) == 3 and listed[0]["disagreement"] >= listed[-1]["disagreement"] > 0
     assert read_labelmap(folder / "labelmap.txt").names == TABLE.names
     found = read_masks(folder / "JPEGImages", folder / "SegmentationClass", None, folder / "labelmap.txt")
-    assert len(found.annotated) == 3
-    mask = found.annotated[0].mask()
+    assert len(found.images) == 3
+    mask = found.images[0].mask()
     assert mask.shape == (96, 128) and mask.max() < 11
     assert labelmap(TABLE).splitlines()[1] == "sky:{},{},{}::".format(*TABLE.colors[0])
 

@@ -234,7 +234,7 @@ def test_a_recipe_names_them_and_gets_them_back_from_a_checkpoint(tmp_path, shar
 
     recipe = tmp_path / "recipe.yaml"
     frames = {"sources": [str(drive)], "every": 0.0, "part": [0.0, 0.5], "cache": str(tmp_path / "cache")}
-    init = {"labels": "camvid", "unlabelled": frames} | {k: v for k, v in OPTIONS.items() if k != "crop"}
+    init = {"unlabelled": frames} | {k: v for k, v in OPTIONS.items() if k != "crop"}
     recipe.write_text(json.dumps({"data": {"class_path": "training.data.drives.Drives", "init_args": init}}))
     data = data_of(["--config", str(recipe)])
     assert isinstance(data, Drives) and data.unlabelled.part == (0.0, 0.5)

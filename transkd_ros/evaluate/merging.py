@@ -61,10 +61,15 @@ def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{key: first[key] for key in _SAME},
         "models": {name: _model(name, parts, keys, table) for name in first["models"]},
         "timings": {
-            "parts": [{key: part["timings"][key] for key in ("date", "machine", "versions")} for part in parts],
+            "parts": [measured for part in parts for measured in _measured(part["timings"])],
             "models": {name: _timings([part["timings"]["models"][name] for part in parts]) for name in first["models"]},
         },
     }
+
+
+def _measured(timings: dict[str, Any]) -> list[dict[str, Any]]:
+    """When and on what a part was measured, or each part of one that is merged itself."""
+    return timings.get("parts") or [{key: timings[key] for key in ("date", "machine", "versions")}]
 
 
 def _keys(parts: Sequence[dict[str, Any]]) -> dict[tuple[str, int, str], str]:
