@@ -59,8 +59,10 @@ from transkd_ros.resources import DEFAULT_MODEL, find_model
 
 STATE, RECIPE, REPORT = "adapt.json", "recipe.yaml", "report.html"
 BAD_INPUT = (*distill.BAD_INPUT, BagError, ClassTableError, ExportError, RuntimeUnavailable, TruthError)
-SAVED = ("bag", "topic", "every", "most", "distinct", "longest", "held_out", "teacher", "class_map", "labels", "size")
-SAVED += ("scales", "flip", "student", "labelled", "ratio")
+SAVED = (
+    *("bag", "topic", "every", "most", "distinct", "longest", "held_out", "student", "labelled", "ratio"),
+    *("teacher", "class_map", "labels", "size", "scales", "flip"),
+)
 """What a working folder is of: with another of these it is not gone on with."""
 
 

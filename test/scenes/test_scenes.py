@@ -92,3 +92,10 @@ def test_bad_frame_arguments_are_refused(index: int, rate: float, name: str) -> 
 def test_bad_frame_count_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="frames"):
         drive(0, -1, SMALL)
+
+
+def test_weather_can_be_chosen_and_dusk_is_dark():
+    clear, dusk = (Drive(3, (96, 128), weather).frame(0)[0] for weather in ("clear", "dusk"))
+    assert dusk.mean() < 0.6 * clear.mean()
+    with pytest.raises(ValueError, match="weather must be one of clear"):
+        Drive(3, (96, 128), "hail")

@@ -83,14 +83,14 @@ def stand(models: dict[str, Bundle], frames: Sequence[ExtractedFrame], store: So
     labels, shown = store.labels, set(np.linspace(0, len(frames) - 1, min(PICTURES, len(frames))).astype(int).tolist())
     standings = []
     for name, bundle in models.items():
-        counts = (ConfusionMatrix(len(labels.names), labels.ignore_id) for _ in range(2))
-        standing = Standing(name, *counts)
+        teacher, labelled = (ConfusionMatrix(len(labels.names), labels.ignore_id) for _ in range(2))
+        standing = Standing(name, teacher, labelled)
         runtime = open_runtime(bundle, "openvino", "cpu", "fp32", want_confidence=False)
         segmenter = Segmenter(runtime)
         for index, (frame, truth) in enumerate(zip(frames, truths(frames, labels), strict=True)):
             pixels = read_image(frame.path)
             mask = segmenter(Frame(pixels, "bgr8")).mask
-            wanted = teacher_mask(store, frame, pixels.shape[:2])
+            wanted = teacher_mask(store, frame, (pixels.shape[0], pixels.shape[1]))
             standing.teacher.update(mask, wanted)
             standing.by_frame.append(float((mask == wanted).mean()))
             if truth is not None:

@@ -93,7 +93,7 @@ def _pictures(story: Story) -> list[dict[str, Any]]:
     for index in sorted(story.standings[0].masks):
         frame = story.held_out[index]
         rgb = np.ascontiguousarray(read_image(frame.path)[..., ::-1])
-        masks = {"teacher": teacher_mask(story.store, frame, rgb.shape[:2])}
+        masks = {"teacher": teacher_mask(story.store, frame, (rgb.shape[0], rgb.shape[1]))}
         masks |= {standing.name: standing.masks[index] for standing in story.standings}
         shown = {"frame": rgb} | {n: story.store.labels.overlay(rgb, mask, 0.6) for n, mask in masks.items()}
         agreement = ", ".join(f"{s.name} {100 * s.by_frame[index]:.1f} %" for s in story.standings)

@@ -14,17 +14,20 @@ from transkd_ros.scenes.randomness import Seeds
 from transkd_ros.scenes.street import Street
 from transkd_ros.scenes.trees import grow
 from transkd_ros.scenes.view import Image, Thing, View
-from transkd_ros.scenes.weather import Weather
+from transkd_ros.scenes.weather import WEATHERS, Weather
 
 
 class Drive:
     """One drive through a rendered town: the same seed gives the same sequence on every machine."""
 
-    def __init__(self, seed: int, size: tuple[int, int] = (360, 480)) -> None:
+    def __init__(self, seed: int, size: tuple[int, int] = (360, 480), weather: str | None = None) -> None:
         """Lay out drive `seed` (an integer >= 0) for frames of `size` (height, width), 64..8192 pixels each.
 
-        Raises ValueError for any other seed or size.
+        `weather` is one of WEATHERS, by default the drive's own; another one may move the camera, too. Raises ValueError
+        for any other argument.
         """
+        if weather is not None and weather not in WEATHERS:
+            raise ValueError(f"weather must be one of {', '.join(WEATHERS)}, not {weather!r}")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ValueError(f"seed must be an integer >= 0, not {seed!r}")
         if (
@@ -37,7 +40,7 @@ class Drive:
         self._seeds = Seeds(self.seed)
         rng = self._seeds.generator()
         self._street = Street(rng)
-        self._weather = Weather(rng, self.size)
+        self._weather = Weather(rng, self.size, weather)
         self._camera = Camera(rng, self.size, self._street)
         self._trees = [grow(self._seeds.generator(1, i)) for i in range(5)]
 

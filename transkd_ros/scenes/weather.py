@@ -18,12 +18,14 @@ class _Kind(NamedTuple):
     haze: Colour
 
 
-_CLEAR, _OVERCAST, _FOG, _RAIN = range(4)
+_CLEAR, _OVERCAST, _FOG, _RAIN, _DUSK = range(5)
+WEATHERS = {"clear": _CLEAR, "overcast": _OVERCAST, "fog": _FOG, "rain": _RAIN, "dusk": _DUSK}
 _KINDS = {
     _CLEAR: _Kind(0.45, 700.0, 1.0, (112, 152, 210), (226, 228, 228)),
     _OVERCAST: _Kind(0.33, 400.0, 0.82, (188, 194, 202), (226, 226, 224)),
     _FOG: _Kind(0.08, 75.0, 0.85, (196, 198, 200), (206, 206, 206)),
     _RAIN: _Kind(0.14, 220.0, 0.7, (160, 166, 174), (190, 192, 194)),
+    _DUSK: _Kind(0.0, 350.0, 0.3, (62, 60, 92), (150, 112, 98)),  # only where it is asked for
 }
 
 
@@ -38,8 +40,10 @@ class Weather:
     sky         (H, W, 4) uint8 canvas that is all sky
     """
 
-    def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
-        number = int(rng.choice(len(_KINDS), p=[kind.chance for kind in _KINDS.values()]))
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int], name: str | None = None) -> None:
+        """One by chance, or the one of WEATHERS that is called so."""
+        drawn = int(rng.choice(len(_KINDS), p=[kind.chance for kind in _KINDS.values()]))
+        number = drawn if name is None else WEATHERS[name]
         kind = _KINDS[number]
         self.rain = number == _RAIN
         self.visibility = kind.visibility
