@@ -23,8 +23,8 @@ class Drive:
     def __init__(self, seed: int, size: tuple[int, int] = (360, 480), weather: str | None = None) -> None:
         """Lay out drive `seed` (an integer >= 0) for frames of `size` (height, width), 64..8192 pixels each.
 
-        `weather` is one of WEATHERS, by default the drive's own; another one may move the camera, too. Raises ValueError
-        for any other argument.
+        `weather` is one of WEATHERS, by default the drive's own; another one may move the camera, too. Raises
+        ValueError for any other argument.
         """
         if weather is not None and weather not in WEATHERS:
             raise ValueError(f"weather must be one of {', '.join(WEATHERS)}, not {weather!r}")
