@@ -41,7 +41,7 @@ demo: $(VEHICLE)/ready ## play frames through the segmentation node and show its
 	@$(VEHICLE)/bin/python -m transkd_ros.demo $(ARGS)
 
 train: $(DEV)/ready ## make the environment for training and name the first command
-	@echo 'ready: $(DEV)/bin/python training/distill.py --config config/recipes/camvid_lite0.yaml (or --help)'
+	@echo 'ready: $(DEV)/bin/python training/distill.py --config config/recipes/camvid_light.yaml (or --help)'
 
 test: lint ## lint, then run the tests, several at a time
 	@$(DEV)/bin/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)

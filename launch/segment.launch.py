@@ -1,4 +1,4 @@
-"""Start the segmentation node: `ros2 launch transkd_ros segment.launch.py cameras:=front,rear model:=camvid_lite0`.
+"""Start the segmentation node: `ros2 launch transkd_ros segment.launch.py cameras:=front,rear model:=camvid_light`.
 
 An argument that is left empty keeps what the parameter file says.
 """

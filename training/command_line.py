@@ -29,8 +29,8 @@ usage: python training/distill.py --config RECIPE [--OPTION VALUE ...]
 
 Train a network by a recipe, from labels or under a teacher:
 
-  python training/distill.py --config config/recipes/camvid_lite0.yaml
-  python training/distill.py --config config/recipes/camvid_lite0.yaml \\
+  python training/distill.py --config config/recipes/camvid_light.yaml
+  python training/distill.py --config config/recipes/camvid_light.yaml \\
       --trainer.max_epochs 5 --trainer.default_root_dir runs/short
 
 The run's folder gets best and last checkpoint, TensorBoard log, config.yaml
@@ -55,7 +55,7 @@ and metrics.json. The options that matter; a recipe holds the same ones:
 Every option there is:
 
 """
-NO_RECIPE = "no recipe: give --config RECIPE, a file such as config/recipes/camvid_lite0.yaml, or --help"
+NO_RECIPE = "no recipe: give --config RECIPE, a file such as config/recipes/camvid_light.yaml, or --help"
 
 for _module in iter_modules(training.data.__path__):  # so that data sets are known by their short names
     import_module(f"training.data.{_module.name}")

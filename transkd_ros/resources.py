@@ -14,7 +14,7 @@ PACKAGE = "transkd_ros"
 FASTDDS_PROFILE, FASTRTPS_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
 # FASTDDS_BUILTIN_TRANSPORTS is what makes Fast DDS work between containers: a profile's transports would replace them.
 _DDS_CHOICES = {FASTDDS_PROFILE, FASTRTPS_PROFILE, "FASTDDS_BUILTIN_TRANSPORTS"}
-DEFAULT_MODEL = "camvid_lite0"
+DEFAULT_MODEL = "camvid_light"
 
 
 def share_directory() -> Path:
