@@ -30,6 +30,7 @@ from training.teachers import Teacher
 from transkd_ros import cli
 from transkd_ros.benchmark.measurement import Measurement, Skipped, Target, measure_all, medians, table, take_turns
 from transkd_ros.benchmark.memory import resident
+from transkd_ros.model.labels import LabelTable
 
 METHODS: dict[str, Callable[[], Distiller]] = {
     "ResponseKD": ResponseKD,
@@ -90,7 +91,7 @@ def student(settings: Settings, method: str | None = None, teacher: Teacher | No
 def random_teacher(settings: Settings) -> Teacher:
     """A teacher as the recipes have it, with random weights: they cost as much as trained ones."""
     spec = NetworkSpec("segformer", settings.teacher, CLASSES)
-    return Teacher(build_network(spec), spec, None, precision="bf16").to(settings.device)
+    return Teacher(build_network(spec), spec, LabelTable.load("camvid"), precision="bf16").to(settings.device)
 
 
 def random_batch(count: int, size: tuple[int, int], device: torch.device) -> Batch:

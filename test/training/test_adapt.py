@@ -25,6 +25,7 @@ from transkd_ros.bags.storage import BagWriter
 from transkd_ros.cli import CommandError
 from transkd_ros.model.bundle import load_bundle
 from transkd_ros.model.labels import LabelTable
+from transkd_ros.resources import DEFAULT_MODEL
 from transkd_ros.scenes import Drive
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
@@ -87,7 +88,7 @@ def test_the_tutorial_ends_with_a_bundle_a_report_and_a_recipe(tutorial, run):
     page = (run / "report.html").read_text()
     assert "Worth a label" in page and "before" in page and 'src="http' not in page
     recipe = distill.settings_of(["--config", str(run / "recipe.yaml")])
-    assert recipe["model.initial_weights"] == "camvid_lite0"
+    assert recipe["model.initial_weights"] == DEFAULT_MODEL
     assert recipe["data.init_args.unlabelled.part"] == (0.0, 0.8)
 
 

@@ -117,7 +117,7 @@ class Metrics:
     def _counts(self) -> dict[str, Any]:
         """The numbers of pixels behind boundary F1 and flicker, as `from_json` reads them, and what is scored."""
         boundary = {name: getattr(self.boundary, name).tolist() for name in _BOUNDARY}
-        flicker = {name: getattr(self.flicker, name) for name in _FLICKER}
+        flicker = {name: int(getattr(self.flicker, name)) for name in _FLICKER}  # OpenCV 5 counts in NumPy integers
         return {"boundary": boundary, "flicker": flicker, "scored": self.scored.tolist()}
 
     @classmethod
