@@ -61,6 +61,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.slow
 def test_as_it_starts_the_node_loses_no_frame_of_a_stock_driver_and_hears_the_best_effort_one_that_joins(
     user, diagnostics, bundle_path, colours
 ):

@@ -28,7 +28,7 @@ from transkd_ros.model.labels import LabelTable
 from transkd_ros.resources import DEFAULT_MODEL
 from transkd_ros.scenes import Drive
 
-pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.training, pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
 PAGE = (Path(__file__).parents[2] / "docs" / "adapt.md").read_text()
 HUB = "owner/segformer-of-19-classes"
 SMALL = ["--longest", "128", "--size", "96x64", "--steps", "3", "--batch", "2", "--no-int8", "--no-flip"]

@@ -60,6 +60,7 @@ def run(launcher, *arguments):
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_weights_of_one_at_the_same_global_batch(
     shared_scene_tree, random_teacher, tmp_path
 ):

@@ -116,6 +116,7 @@ def run(recipe, scene_tree, *arguments):
     distill.main(["--config", str(recipe), "--data", "training.data.camvid.CamVid", *arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_trains_for_a_step_on_rendered_scenes(recipe, shared_scene_tree, random_teacher):
     settings = distill.settings_of(["--config", str(recipe)])

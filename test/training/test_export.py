@@ -21,7 +21,7 @@ from transkd_ros.model.bundle import load_bundle  # noqa: E402
 from transkd_ros.model.engines import open_runtime  # noqa: E402
 from transkd_ros.scenes import Drive  # noqa: E402
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 
 

@@ -26,6 +26,7 @@ def test_steps_and_memory_are_measured_and_written(tmp_path, monkeypatch):
     assert written["settings"]["size"] == [64, 64]
 
 
+@pytest.mark.slow
 def test_pooling_bounds_the_memory_of_the_affinity_loss():
     settings = benchmark.Settings("mit_b2", "mit_b0", (64, 64), batch=1, steps=1)
     added = benchmark.measure_affinity(settings).values["MB"]
