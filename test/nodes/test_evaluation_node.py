@@ -154,6 +154,7 @@ def test_a_bag_through_the_real_nodes_is_scored_live_and_offline(drive, tiny_bun
 # ---- how it ends ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stopped_underway_it_writes_what_it_heard(drive, tiny_bundle, tmp_path):
     arguments = command(drive, tiny_bundle, tmp_path / "out")
     with segmentation(tiny_bundle), client() as user, process(*arguments) as child:

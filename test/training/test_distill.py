@@ -339,6 +339,7 @@ def test_running_out_of_memory_says_which_setting_to_lower(shared_scene_tree, mo
         run(STUDENT, shared_scene_tree, "--trainer.fast_dev_run", "1")
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_line_and_code_2():
     command = [sys.executable, str(ROOT / "training" / "distill.py"), "--config", str(STUDENT), "--model.no_such_key=1"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -324,6 +324,7 @@ class StopAfterFirst(L.Callback):
         trainer.should_stop = True
 
 
+@pytest.mark.slow
 def test_a_run_trains_the_auto_encoder_first_and_a_resumed_one_reads_it(
     shared_scene_tree, tmp_path, random_teacher, monkeypatch
 ):

@@ -74,6 +74,7 @@ def test_a_checkpoint_goes_on_in_its_own_folder_only(shared_scene_tree, tmp_path
         distill.check_free(tmp_path / "one", str(last), overwrite=True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_an_average_of_its_weights_ends_as_an_uninterrupted_one(shared_scene_tree, tmp_path):
     run(shared_scene_tree, tmp_path / "whole", *AVERAGE, epochs=2)
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Stopped):

@@ -121,6 +121,7 @@ def test_gradients_flow_from_the_patches_to_the_embeddings(student):
     student.zero_grad()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [NetworkSpec("segformer", "mit_b0", 11), CNN], ids=["transformer", "cnn"])
 def test_a_network_compiled_in_its_parts_shows_the_same(spec):
     graphs = []

@@ -236,6 +236,7 @@ def test_workers_give_the_same_samples_and_take_one_thread_each(shared_scene_tre
     assert [count.item() for count in threads] == [1, 1]
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_reads_as_one_line_that_names_the_file(scene_tree):
     data = set_up(str(scene_tree), batch_size=1, workers=1)
     label = data.val_set.pairs[-1].label  # damaged after the check at the start
