@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor
 
 from transkd_ros.model.labels import LabelTable
-from transkd_ros.resources import share_directory
+from transkd_ros.resources import class_map_file
 
 LEAST = 1e-6
 """What a probability counts at least, so that a class that no class of the teacher belongs to has a finite logit."""
@@ -40,7 +40,8 @@ class ClassMap:
 
         Raises FileNotFoundError for an unknown name, ClassMapError for a class that is unknown or left out.
         """
-        path = _file(name_or_path)
+        is_path = Path(name_or_path).suffix in (".yaml", ".yml")
+        path = Path(name_or_path) if is_path else class_map_file(name_or_path)
         try:
             content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
             teacher, student = (LabelTable.load(content[role]) for role in ("teacher", "student"))
@@ -63,14 +64,3 @@ class ClassMap:
         size = (len(logits), len(self.student.names), *logits.shape[2:])
         target = torch.tensor(self.target, device=logits.device)
         return probabilities.new_zeros(size).index_add_(1, target, probabilities).clamp_min(LEAST).log()
-
-
-def _file(name_or_path: str) -> Path:
-    if Path(name_or_path).suffix in (".yaml", ".yml"):
-        return Path(name_or_path)
-    folder = share_directory() / "config" / "class_maps"
-    path = folder / f"{name_or_path}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
-        raise FileNotFoundError(f"no class map '{name_or_path}' in {folder}; there are: {names}")
-    return path

@@ -49,11 +49,20 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
 
 def labels_file(name: str) -> Path:
     """The label table `config/labels/<name>.yaml`. Raises FileNotFoundError, whose text lists the tables."""
-    folder = share_directory() / "config" / "labels"
+    return _config_file("labels", "label table", name)
+
+
+def class_map_file(name: str) -> Path:
+    """The class map `config/class_maps/<name>.yaml`. Raises FileNotFoundError, whose text lists the maps."""
+    return _config_file("class_maps", "class map", name)
+
+
+def _config_file(folder_name: str, what: str, name: str) -> Path:
+    folder = share_directory() / "config" / folder_name
     path = folder / f"{name}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
-        raise FileNotFoundError(f"no label table '{name}' in {folder}; there are: {names}")
+        raise FileNotFoundError(f"no {what} '{name}' in {folder}; there are: {names}")
     return path
 
 
