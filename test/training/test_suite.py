@@ -89,6 +89,29 @@ def test_a_table_over_two_seeds_is_that_worked_out_by_hand():
     assert "lr 0.001, " in next(line for line in lines if line.startswith("Equal in all runs"))
 
 
+def test_a_gap_may_end_at_a_method_in_place_of_the_teacher():
+    runs = {("alone", 1): a_run(0.40), ("CWD", 1): a_run(0.55), ("more labels", 1): a_run(0.60)}
+    methods = [Method("CWD", Path("c.yaml"), "near"), Method("more labels", Path("a.yaml"))]
+    suite = a_suite(methods=methods, seeds=[1], goal="more labels")
+    result = summarise(suite, BUDGET, runs, {"near": a_run(0.90, same_data=True)}, None, {})
+    assert [run["gap_recovered"] for run in result["runs"]] == [pytest.approx(share) for share in (0, 0.75, 1)]
+    lines = page(suite, result, "command", "out.png").splitlines()
+    assert "| more labels | – | – | 60.00% | 100.0% | – | – | – | – | 2 |" in lines
+    assert any(line.startswith("- Gap recovered: (run - alone) / (more labels - alone).") for line in lines)
+
+
+def test_a_method_without_a_teacher_learns_from_other_labels_and_has_no_distiller(suite_file):
+    values = yaml.safe_load(suite_file.read_text())
+    values["methods"][0] |= {"teacher": None, "recipe": values["student"]["recipe"], "options": {"model.lr": 0.1}}
+    values["methods"][0]["differs"] = {"model.lr": "to see what it does"}
+    suite_file.write_text(yaml.safe_dump(values))
+    assert read_suite(suite_file).check().differences[0].value == 0.1
+    values["methods"][1]["teacher"] = None
+    suite_file.write_text(yaml.safe_dump(values))
+    with pytest.raises(CommandError, match="names a distiller, and the suite no teacher"):
+        read_suite(suite_file).check()
+
+
 def test_a_single_seed_has_no_deviation_and_no_value_no_mean():
     assert spread([0.5, None]) == {"mean": 0.5, "std": None}
     assert spread([None]) is None
@@ -295,6 +318,7 @@ def changed(values, path, value):
         (("methods", 0, "teacher"), "B9", "response KD: no teacher B9; there are B1"),
         (("methods", 0, "recipe"), "no/such.yaml", "no recipe no/such.yaml"),
         (("methods", 1, "method"), "Response-KD", "methods: response_kd stands there twice"),
+        (("goal",), "alone", "goal: no method alone; there are response KD, TransKD"),
         (("student", "teacher"), "B1", "student: it learns from labels only"),
     ],
 )

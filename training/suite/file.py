@@ -52,8 +52,10 @@ def _fault(suite: Suite) -> str | None:
     if suite.student.teacher is not None:
         return "student: it learns from labels only and has no teacher"
     for method in suite.methods:
-        if method.teacher not in suite.teachers:
+        if method.teacher is not None and method.teacher not in suite.teachers:
             return f"{method.method}: no teacher {method.teacher}; there are {_listed(suite.teachers)}"
+    if suite.goal is not None and suite.goal not in (known := [method.method for method in suite.methods]):
+        return f"goal: no method {suite.goal}; there are {_listed(known)}"
     for recipe in (*(row.recipe for row in suite.rows), *(teacher.recipe for teacher in suite.teachers.values())):
         if not recipe.is_file():
             return f"no recipe {recipe}"

@@ -51,8 +51,8 @@ def summarise(
             if (run := runs.get((row.method, seed))) is None:
                 continue
             names = {"method": row.method, "teacher": row.teacher, "distiller": run["method"], "seed": seed}
-            student, teacher = runs.get((suite.student.method, seed)), teachers.get(row.teacher or "")
-            share = recovered(run, student, teacher) if student and teacher and teacher["same_data"] else None
+            student, goal = runs.get((suite.student.method, seed)), _goal(suite, row.teacher, seed, runs, teachers)
+            share = recovered(run, student, goal) if student and goal else None
             found.append({**run, **names, "step_cost_ratio": measured["ratio"].get(row.method), "gap_recovered": share})
     summary = [
         _summary(row.method, row.teacher, teachers, measured, [run for run in found if run["method"] == row.method])
@@ -69,6 +69,16 @@ def summarise(
             asdict(it) | {"value": _plain(it.value), "students": _plain(it.students)} for it in budget.differences
         ],
     }
+
+
+def _goal(
+    suite: Suite, teacher: str | None, seed: int, runs: dict[tuple[str, int], Record], teachers: dict[str, Record]
+) -> Record | None:
+    """The far end of the gap that a run may close; None where there is none, or the two cannot be compared."""
+    if suite.goal is not None:
+        return runs.get((suite.goal, seed))
+    found = teachers.get(teacher or "")
+    return found if found and found["same_data"] else None
 
 
 def _plain(value: Any) -> Any:
@@ -127,7 +137,8 @@ def page(suite: Suite, result: Record, command: str, picture: str) -> str:
         for name, teacher in teachers.items()
         if not teacher["same_data"]
     ]
-    lines += [*_explanation(result), "", f"![{suite.title}]({picture})", "", "## Further scores", "", *_scores(methods)]
+    lines += [*_explanation(suite, result), "", f"![{suite.title}]({picture})"]
+    lines += ["", "## Further scores", "", *_scores(methods)]
     columns = {f"{name} (teacher)": teacher["val_iou"] for name, teacher in teachers.items() if teacher["same_data"]}
     columns |= {row["method"]: row["val_iou"] for row in methods if row["seeds"]}
     if columns:
@@ -183,9 +194,10 @@ def _main_table(methods: list[Record]) -> list[str]:
     return markdown((*headings, *added), rows, texts=2)
 
 
-def _explanation(result: Record) -> list[str]:
+def _explanation(suite: Suite, result: Record) -> list[str]:
+    goal, student = suite.goal or "teacher", suite.student.method
     text = (
-        "- Gap recovered: (run - student alone) / (teacher - student alone). Added parameters and GMACs are the "
+        f"- Gap recovered: (run - {student}) / ({goal} - {student}). Added parameters and GMACs are the "
         "method's own, for training only; the exported student has none of them. Preparation: seconds of a run before "
         "its first step, in which a method may train a part of its own; `min` contains them."
     )

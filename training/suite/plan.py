@@ -26,6 +26,8 @@ OWN = ("model.distiller", "model.teacher")
 class Method:
     """A row of the table: its name, the recipe, one of the suite's teachers, and `options` of this method alone.
 
+    Without a teacher it learns from labels only, as the student does, from other ones, say.
+
     `differs` declares where its budget is not the student's: why, by the option's name. The table's page shows it.
     """
 
@@ -123,8 +125,8 @@ class Suite:
     """What is compared, as it stands in a file of config/recipes.
 
     `output` is the table's path without a suffix. Runs lie in `folder`/NAME-seedN, each of `student` and `methods` with
-    each of `seeds`; `overrides` are options of training/distill.py that all of them get: the budget. `notes` are put
-    below the table as they are.
+    each of `seeds`; `overrides` are options of training/distill.py that all of them get: the budget. `goal` is the
+    method whose runs are the far end of the gap, in place of the teacher. `notes` are put below the table as they are.
     """
 
     title: str
@@ -135,6 +137,7 @@ class Suite:
     methods: list[Method]
     seeds: list[int] = field(default_factory=lambda: [1])
     overrides: dict[str, Any] = field(default_factory=dict)
+    goal: str | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -170,8 +173,9 @@ class Suite:
             differences = []
             for method in self.methods:
                 options = self.run(method, seed).check()
-                if METHOD not in options:
-                    raise cli.CommandError(f"{method.method}: {method.recipe} names no distiller")
+                if (METHOD in options) != (method.teacher is not None):
+                    wrong = "names no distiller" if method.teacher else "names a distiller, and the suite no teacher"
+                    raise cli.CommandError(f"{method.method}: {method.recipe} {wrong}")
                 differences += _differences(method, options, self.student.method, students)
         return Budget(students, differences)
 

@@ -1,4 +1,4 @@
-"""What a run has left behind, its metrics.json, and the share of the gap between student and teacher that it closed."""
+"""What a run has left behind, its metrics.json, and the share of a gap that it closed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def recovered(run: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any]) -> float | None:
-    """The share of the gap between student and teacher that a run closed: (run - student) / (teacher - student).
+def recovered(run: dict[str, Any], student: dict[str, Any], goal: dict[str, Any]) -> float | None:
+    """The share of the gap between student and goal, a teacher's run or another, that a run closed.
 
-    None where the teacher is no better than the student.
+    (run - student) / (goal - student); None where the goal is no better than the student.
     """
-    gap = teacher["val_miou"] - student["val_miou"]
+    gap = goal["val_miou"] - student["val_miou"]
     return (run["val_miou"] - student["val_miou"]) / gap if gap > 0 else None
