@@ -112,6 +112,16 @@ def test_a_method_without_a_teacher_learns_from_other_labels_and_has_no_distille
         read_suite(suite_file).check()
 
 
+def test_the_page_says_how_hard_each_loss_pulls_beside_the_labels():
+    pulls = {"gradient_norm/cross_entropy": 4.0, "gradient_norm/channels": 6.0, "gradient_cosine/channels": 0.7}
+    runs = {("alone", 1): a_run(0.4, gradients={}), ("CWD", 1): a_run(0.5, gradients=pulls)}
+    suite = a_suite(seeds=[1])
+    lines = page(suite, summarise(suite, BUDGET, runs, {}, None, {}), "command", "out.png").splitlines()
+    assert "| CWD | channels | 1.50× | 0.70 |" in lines
+    unpulled = page(suite, summarise(suite, BUDGET, {("alone", 1): a_run(0.4)}, {}, None, {}), "command", "out.png")
+    assert "How the losses pull" not in unpulled
+
+
 def test_a_single_seed_has_no_deviation_and_no_value_no_mean():
     assert spread([0.5, None]) == {"mean": 0.5, "std": None}
     assert spread([None]) is None

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
+from training.callbacks.gradients import LABELS
 from training.suite.plan import Budget, Suite
 from training.suite.record import recovered
 from training.suite.tables import by_class, machines, markdown, percent
@@ -97,6 +98,7 @@ def _summary(
     """A method over its seeds: each value as {"mean", "std"}, std None for a single run, or None without any."""
     taught = teachers.get(teacher or "")
     classes = dict.fromkeys(name for run in runs for name in run["val_iou"])
+    gradients = dict.fromkeys(name for run in runs for name in run.get("gradients", {}))
     names = ("val_miou", "gap_recovered", "wall_seconds", "prepare_seconds")
     scores = ("val_pixel_accuracy", "val_high_precision_accuracy", "val_miou_variance")
     return {
@@ -105,6 +107,7 @@ def _summary(
         "seeds": [run["seed"] for run in runs],
         "teacher_val_miou": taught["val_miou"] if taught and taught["same_data"] else None,
         **{name: spread(run.get(name) for run in runs) for name in (*names, *scores)},
+        "gradients": {name: spread(run.get("gradients", {}).get(name) for run in runs) for name in gradients},
         "val_iou": {name: fmean(run["val_iou"][name] for run in runs if name in run["val_iou"]) for name in classes},
         "step_cost_ratio": steps["ratio"].get(method),
         "training_only": steps["training_only"].get(method),
@@ -143,6 +146,8 @@ def page(suite: Suite, result: Record, command: str, picture: str) -> str:
     columns |= {row["method"]: row["val_iou"] for row in methods if row["seeds"]}
     if columns:
         lines += ["", "## IoU per class", "", *by_class(columns)]
+    if pulls := _pulls(methods):
+        lines += ["", "## How the losses pull at the encoder", "", *pulls]
     if suite.notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in suite.notes)]
     if runs:
@@ -223,6 +228,24 @@ def _scores(methods: list[Record]) -> list[str]:
         ]
         rows.append([*cells, row["macs"] and f"{row['macs'] / 1e9:.2f}", percent(row["macs_of_teacher"], 1)])
     return markdown((*headings, "parameters", "GMACs", "of the teacher's GMACs"), rows)
+
+
+def _pulls(methods: list[Record]) -> list[str]:
+    """The gradient of every loss beside the cross-entropy's, see `training.callbacks.gradients`; no lines without."""
+    rows = []
+    for row in methods:
+        means = {name: _mean(value) for name, value in row["gradients"].items()}
+        labels = means.pop(f"gradient_norm/{LABELS}", None)
+        for name, norm in means.items():
+            kind, _, loss = name.partition("/")
+            if labels and norm is not None and kind == "gradient_norm":
+                cosine = _number(means.get(f"gradient_cosine/{loss}"), "{:.2f}")
+                rows.append([row["method"], loss, f"{norm / labels:.2f}×", cosine])
+    if not rows:
+        return []
+    text = "Of the gradient on the encoder, before clipping, means over the run: its norm over that of the labels, "
+    table = markdown(("method", "loss", "gradient over the labels'", "cosine with the labels'"), rows, texts=2)
+    return [text + "and the cosine between the two.", "", *table]
 
 
 def _mean(value: dict[str, float] | None) -> float | None:
