@@ -28,7 +28,8 @@ class Method:
 
     Without a teacher it learns from labels only, as the student does, from other ones, say.
 
-    `differs` declares where its budget is not the student's: why, by the option's name. The table's page shows it.
+    `differs` declares where its budget is not the student's: why, by the option's name, or that of a group of options.
+    The table's page shows it.
     """
 
     method: str
@@ -182,6 +183,7 @@ class Suite:
 
 def _differences(method: Method, options: dict[str, Any], student: str, students: dict[str, Any]) -> list[Difference]:
     """Where a method's options are not the student's; CommandError where that is not what its `differs` declares."""
+    students, options = (_folded(all_of, list(method.differs)) for all_of in (students, options))
     names = [name for name in {**students, **options} if name not in FREE and not name.startswith(OWN)]
     found = [name for name in names if options.get(name) != students.get(name)]
     for name in found:
@@ -193,6 +195,18 @@ def _differences(method: Method, options: dict[str, Any], student: str, students
     if absent := [name for name in method.differs if name not in found]:
         raise cli.CommandError(f"{method.method}: differs: {absent[0]} is that of {student}: remove the line")
     return [Difference(method.method, it, options.get(it), students.get(it), method.differs[it]) for it in found]
+
+
+def _folded(options: dict[str, Any], groups: list[str]) -> dict[str, Any]:
+    """The same options; those below the name of a group are one, a dict by the rest of their names."""
+    folded: dict[str, Any] = {}
+    for name, value in options.items():
+        group = next((group for group in groups if name.startswith(f"{group}.")), None)
+        if group is None:
+            folded[name] = value
+        else:
+            folded[group] = (folded.get(group) or {}) | {name.removeprefix(f"{group}."): value}
+    return folded
 
 
 def _arguments(recipe: Path, options: dict[str, Any]) -> tuple[str, ...]:
