@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from transkd_ros import sizes
 from transkd_ros.model.choices import ENGINES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -80,10 +81,10 @@ def positive_int(text: str) -> int:
 
 def size(text: str) -> tuple[int, int]:
     """An argparse type: `640x480` (width x height, as cameras are described) to (height, width)."""
-    width, separator, height = text.lower().partition("x")
-    if not (separator and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT, e.g. 640x480")
-    return int(height), int(width)
+    try:
+        return sizes.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def class_table(text: str) -> LabelTable:

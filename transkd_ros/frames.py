@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-Size = tuple[int, int]  # (height, width)
+from transkd_ros.sizes import Size
 
 CAUSES = ("encoding", "size", "step", "length", "compressed")
 MAX_SIDE = 16384

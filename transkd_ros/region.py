@@ -7,7 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from transkd_ros.frames import ENCODINGS, Frame, FrameError, Size, resize_mask
+from transkd_ros.frames import ENCODINGS, Frame, FrameError, resize_mask
+from transkd_ros.sizes import Size
 
 GREY = (114, 114, 114)  # of the bars of a letterbox
 

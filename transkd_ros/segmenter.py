@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from transkd_ros.cli import one_line
-from transkd_ros.frames import MAX_SIDE, Frame, Size
+from transkd_ros.frames import MAX_SIDE, Frame
 from transkd_ros.model.engines import Runtime
 from transkd_ros.region import Mapping, Region, crop, fill, mapping, place
+from transkd_ros.sizes import Size
 
 MASK_SIZES = ("frame", "model")
 MaskSize = str | tuple[int, int]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import EMPTY_SAFETENSORS, TINY_FIELDS
 
 from transkd_ros.model.bundle import BundleError, Manifest, load_bundle, write_bundle
 
+ROOT = Path(__file__).resolve().parents[2]
 FILES = {"model.onnx": b"graph", "weights.safetensors": EMPTY_SAFETENSORS}
 
 
@@ -37,6 +39,21 @@ def test_a_written_bundle_reads_back_equal(bundle):
     assert loaded.model_onnx.read_bytes() == b"graph"
     assert loaded.weights.read_bytes() == EMPTY_SAFETENSORS
     assert loaded.exported_program is None
+
+
+def test_the_manifest_names_the_sides_of_the_input_size(bundle):
+    assert json.loads((bundle.path / "manifest.json").read_text())["input_size"] == {"width": 96, "height": 64}
+
+
+def test_an_older_manifest_with_height_and_width_in_a_list_loads(bundle):
+    edit_manifest(bundle, input_size=[32, 160])
+    assert load_bundle(bundle.path).manifest.input_size == (32, 160)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "models").iterdir()))
+def test_a_shipped_bundle_names_the_sides_of_its_input_size(name):
+    manifest = json.loads((ROOT / "models" / name / "manifest.json").read_text())
+    assert manifest["input_size"].keys() == {"width", "height"}
 
 
 def test_ignore_id_survives_the_manifest(bundle):
@@ -101,6 +118,9 @@ def test_a_missing_key_is_named(bundle, key):
         ("input_size", [64]),
         ("input_size", [64, 96.5]),
         ("input_size", [64, 100]),
+        ("input_size", {"width": 64}),
+        ("input_size", {"width": 96, "height": 0}),
+        ("input_size", {"width": 100, "height": 64}),
         ("size_divisor", 0),
         ("parameters", True),
         ("macs", -1),

@@ -21,8 +21,9 @@ from transkd_ros.bags.messages import header_stamp
 from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.evaluate.scoring import Score
 from transkd_ros.evaluate.truth import LabelError, Truth
-from transkd_ros.frames import Frame, FrameError, SampleBits, Size, decode
+from transkd_ros.frames import Frame, FrameError, SampleBits, decode
 from transkd_ros.segmenter import Segmenter
+from transkd_ros.sizes import Size
 from transkd_ros.timing import Timings
 
 DEPTH = 4  # frames that wait between two threads

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from transkd_ros import cli
+from transkd_ros import sizes
 from transkd_ros.bags.messages import COMPRESSED_IMAGE
 from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.cli import CommandError
@@ -147,7 +147,7 @@ def _runtime(account: Account, bundle: Bundle) -> SimpleNamespace:
     """What the node says it ran on, with the attributes of a Runtime."""
     node = account.diagnostics.get("node", {})
     names = {name: node.get(name, "unknown") for name in ("engine", "device", "precision")}
-    input_size = cli.size(node["input size"]) if "input size" in node else bundle.manifest.input_size
+    input_size = sizes.parse(node["input size"]) if "input size" in node else bundle.manifest.input_size
     return SimpleNamespace(**names, input_size=input_size)
 
 
@@ -157,9 +157,8 @@ def _run_offline(account: Account, bundle: Bundle, output: Path) -> tuple[dict[s
     command = [sys.executable, "-m", "transkd_ros.evaluate", "--bag", account.replay.bag, "--model", bundle.path]
     command += ["--output", output, *account.replay.options]
     if account.diagnostics.get("node"):
-        height, width = runtime.input_size
         command += ["--engine", runtime.engine, "--device", runtime.device, "--precision", runtime.precision]
-        command += ["--size", f"{width}x{height}"]
+        command += ["--size", sizes.text(runtime.input_size)]
     print(f"offline evaluation of {account.replay.bag} …", flush=True)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from transkd_ros import sizes
 from transkd_ros.evaluate.scoring import Metrics, Score
 from transkd_ros.evaluate.truth import Truth
 from transkd_ros.files import write_atomic
@@ -127,5 +128,5 @@ def details_of(bundle: Bundle, runtime: Runtime) -> dict[str, Any]:
     return {
         "bundle": {key: getattr(manifest, key) for key in ("name", "role", "parameters", "files")},
         "engine": f"{runtime.engine} on {runtime.device}, {runtime.precision}",
-        "input_size": dict(zip(("height", "width"), runtime.input_size, strict=True)),
+        "input_size": sizes.named(runtime.input_size),
     }

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transkd_ros import sizes
 from transkd_ros.model.labels import LabelTable
 
 SCHEMA_VERSION = 1
@@ -46,7 +47,10 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_count(side) and side > 0 for side in value)
+    try:
+        return bool(sizes.read(value))
+    except ValueError:
+        return False
 
 
 def _is_text(value: Any) -> bool:
@@ -69,7 +73,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "architecture": (_is_object, "an object"),
     "labels": (lambda value: isinstance(value, list), "a list of classes"),
     "ignore_id": (_is_count, "a class id"),
-    "input_size": (_is_size, "[height, width] in pixels"),
+    "input_size": (_is_size, '{"width": …, "height": …} in pixels'),
     "size_divisor": (lambda value: _is_count(value) and value > 0, "a positive integer"),
     "parameters": (_is_count, "a non-negative integer"),
     "macs": (_is_count, "a non-negative integer"),
@@ -124,7 +128,7 @@ class Manifest:
         return fields | {
             "labels": self.labels.to_json(),
             "ignore_id": self.labels.ignore_id,
-            "input_size": list(self.input_size),
+            "input_size": sizes.named(self.input_size),
             "outputs": list(self.outputs),
         }
 
@@ -151,9 +155,10 @@ class Manifest:
         for file_name in REQUIRED_FILES:
             if file_name not in data["files"]:
                 raise BundleError(f'"files" lacks {file_name}; export the model again')
-        if any(side % data["size_divisor"] for side in data["input_size"]):
+        size = sizes.read(data["input_size"])
+        if any(side % data["size_divisor"] for side in size):
             raise BundleError(
-                f'"input_size" {data["input_size"]} is no multiple of "size_divisor" {data["size_divisor"]}'
+                f'"input_size" {sizes.text(size)} is no multiple of "size_divisor" {data["size_divisor"]}'
             )
         try:
             labels = LabelTable.from_json(data["labels"], data["ignore_id"])
@@ -169,7 +174,7 @@ class Manifest:
             **values
             | {
                 "labels": labels,
-                "input_size": (data["input_size"][0], data["input_size"][1]),
+                "input_size": size,
                 "outputs": tuple(data["outputs"]),
             }
         )

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from transkd_ros.frames import Size
 from transkd_ros.region import Mapping
+from transkd_ros.sizes import Size
 
 
 def info_topic(image_topic: str) -> str:
