@@ -38,7 +38,7 @@ def side_arguments(side: str) -> list[DeclareLaunchArgument]:
         override(f"{side}_engine", f"Engine of the {side}: auto, openvino, onnxruntime or torch."),
         override(f"{side}_device", f"Device of the {side}: auto, cpu, gpu or npu (Intel), cuda or tensorrt (NVIDIA)."),
         override(f"{side}_precision", f"Arithmetic of the {side}: auto, fp32, bf16, fp16 or int8."),
-        override(f"{side}_input_size", f"Height and width that the {side} sees, e.g. [384,512]."),
+        override(f"{side}_input_size", f"What the {side} sees: model (its own size) or WIDTHxHEIGHT, e.g. 512x384."),
         override(f"{side}_threads", f"CPU threads of the {side}, e.g. half of the cores each; 0: the engine's choice."),
     ]
 
@@ -104,5 +104,5 @@ def _model(side: str, given: dict[str, str]) -> dict[str, Any]:
     overrides: dict[str, Any] = {"model": given[side]} if given[side] else {}
     for name in ("engine", "device", "precision", "input_size", "threads"):
         if text := given[f"{side}_{name}"]:
-            overrides[name] = yaml.safe_load(text)  # a name, a number, or a list of numbers
+            overrides[name] = yaml.safe_load(text)  # a name, a size, or a number
     return overrides

@@ -5,7 +5,6 @@ An argument that is left empty keeps what the parameter file says.
 
 from typing import Any
 
-import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
@@ -34,7 +33,7 @@ ARGUMENTS = [
     override("engine", "Inference engine: auto, openvino, onnxruntime or torch."),
     override("device", "Device: auto, cpu, gpu or npu (Intel), cuda or tensorrt (NVIDIA)."),
     override("precision", "Arithmetic of the network: auto, fp32, bf16, fp16 or int8."),
-    override("mask_size", "Size of the masks: frame, model, or e.g. [200,400] (height, width)."),
+    override("mask_size", "Size of the masks: frame, model, or WIDTHxHEIGHT, e.g. 400x200."),
     override("max_rate", "Frames a second of each camera that are segmented; 0.0: all."),
     override("lazy", "Segment only while someone listens.", SWITCH),
     override("overlay", "Offer the topic <camera>/segmentation/overlay.", SWITCH),
@@ -55,10 +54,9 @@ def generate_launch_description() -> LaunchDescription:
 
 def _start(context: LaunchContext) -> list[Node]:
     given = values(context, ARGUMENTS)
-    overrides = {name: given[name] for name in ("model", "engine", "device", "precision") if given[name]}
+    texts = ("model", "engine", "device", "precision", "mask_size")
+    overrides: dict[str, Any] = {name: given[name] for name in texts if given[name]}
     overrides |= {name: given[name] == "true" for name in ("lazy", "overlay", "autostart") if given[name]}
-    if given["mask_size"]:
-        overrides["mask_size"] = yaml.safe_load(given["mask_size"])  # a name or a list of numbers
     if given["max_rate"]:
         overrides["max_rate"] = float(given["max_rate"])
     overrides["use_sim_time"] = given["use_sim_time"] == "true"

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from transkd_ros.cli import one_line
-from transkd_ros.frames import MAX_SIDE, Frame
+from transkd_ros.frames import Frame
 from transkd_ros.model.engines import Runtime
 from transkd_ros.region import Mapping, Region, crop, fill, mapping, place
 from transkd_ros.sizes import Size
 
 MASK_SIZES = ("frame", "model")
-MaskSize = str | tuple[int, int]
+MaskSize = str | Size
 """One of MASK_SIZES, or (height, width) in pixels."""
-
-
-def mask_size_refusal(value: Any) -> str:
-    """Why `value` is no mask size, or "" if it is one (of a sequence, too)."""
-    if isinstance(value, str):
-        if value in MASK_SIZES:
-            return ""
-    elif isinstance(value, Sequence) and len(value) == 2:
-        if all(type(side) is int and 0 < side <= MAX_SIDE for side in value):
-            return ""
-        value = list(value)
-    return f"mask_size is {value!r}, not one of {', '.join(MASK_SIZES)} or [height, width] in pixels"
 
 
 class EngineFailure(RuntimeError):  # noqa: N818
@@ -61,7 +47,7 @@ class Segmenter:
     ignore_id: of the pixels of a mask that were not seen, or with less confidence than `threshold`, 0 to 1, where the
     graph tells it.
 
-    Raises ValueError for another mask size, EngineFailure whatever the engine's library throws.
+    Raises ValueError for another name of a mask size, EngineFailure whatever the engine's library throws.
     """
 
     def __init__(
@@ -72,8 +58,8 @@ class Segmenter:
         ignore_id: int = 255,
         threshold: float = 0.0,
     ) -> None:
-        if refusal := mask_size_refusal(mask_size):
-            raise ValueError(refusal)
+        if isinstance(mask_size, str) and mask_size not in MASK_SIZES:
+            raise ValueError(f"mask_size is {mask_size!r}, not one of {', '.join(MASK_SIZES)} or (height, width)")
         self.runtime = runtime
         self.mask_size = mask_size
         self.letterbox = letterbox

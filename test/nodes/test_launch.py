@@ -107,7 +107,7 @@ def test_teacher_and_student_hear_the_same_cameras_and_are_compared(installed, t
         "cameras": "front,/rear",  # /rear is not below the namespace
         "teacher": str(tiny_bundle.path),
         "student": str(tiny_bundle.path),
-        "student_input_size": "[96,128]",
+        "student_input_size": "128x96",
         "teacher_threads": "1",
         "namespace": "car",
         "output": str(tmp_path / "out"),
@@ -134,7 +134,7 @@ def test_teacher_and_student_hear_the_same_cameras_and_are_compared(installed, t
                     return said and json.loads(said[-1])["pairs"]["complete"] > 2
 
                 wait_until(compared, f"pairs of {camera}")
-            for side, size in (("teacher", [0, 0]), ("student", [96, 128])):
+            for side, size in (("teacher", "model"), ("student", "128x96")):
                 names = GetParameters.Request(names=["input_size"])
                 given = user.call(GetParameters, f"/fleet/car/{side}/segmentation_node/get_parameters", names)
                 assert parameter_value_to_python(given.values[0]) == size

@@ -57,7 +57,7 @@ def test_lists_that_do_not_fit_the_cameras_are_refused(user, bundle_path, capfd)
 
 def test_the_mask_has_the_calibration_of_its_camera_at_its_own_size(user, bundle_path, colours, capfd):
     infos = user.listen(CameraInfo, "camera/segmentation/camera_info")
-    with running(bundle_path, mask_size=[32, 192]):
+    with running(bundle_path, mask_size="192x32"):
         user.send_until(
             lambda: user.send("camera/image_raw", image(colours, sec=7)) or infos,
             "the calibration",

@@ -93,7 +93,7 @@ def test_mask_and_confidence_have_the_size_and_stamp_of_the_cloud_and_doubtful_p
         user.listen(Image, f"camera/segmentation/{topic}", "BEST_EFFORT") for topic in ("mask", "confidence")
     )
     frame = np.where(np.arange(96)[:, None] < 48, colours, colours // 4)  # the brightest channels are 250 and 62
-    with running(bundle_path, mask_size=[32, 48], confidence_threshold=0.5):
+    with running(bundle_path, mask_size="48x32", confidence_threshold=0.5):
         user.send_until(lambda: masks and confidences, "both", "camera/image_raw", image(frame, sec=9))
     mask, confidence = masks[-1], confidences[-1]
     assert mask.header == confidence.header and mask.header.stamp.sec == 9

@@ -85,7 +85,7 @@ def test_a_best_effort_and_a_reliable_viewer_both_get_the_mask(user, bundle_path
 def test_the_mask_has_the_size_of_the_frame_or_of_the_model_or_any_other(user, bundle_path):
     frame = image(np.full((100, 200, 3), (10, 200, 30), np.uint8))
     masks = user.listen(Image, "camera/segmentation/mask")
-    for mask_size, expected in (("frame", (100, 200)), ("model", (64, 96)), ([50, 80], (50, 80))):
+    for mask_size, expected in (("frame", (100, 200)), ("model", (64, 96)), ("80x50", (50, 80))):
         masks.clear()
         with running(bundle_path, mask_size=mask_size):
             mask = user.send_until(lambda: masks, "a mask", "camera/image_raw", frame)[0]
@@ -392,7 +392,9 @@ def test_a_node_that_has_ended_leaves_no_service_behind(user, bundle_path):
     "name, value, reason",
     [
         ("mask_size", "huge", "not one of frame, model"),
-        ("mask_size", [0, 80], "mask_size is [0, 80], not one of"),
+        ("mask_size", "0x80", "mask_size is 0x80, not one of"),
+        ("mask_size", "20000x80", "mask_size is 20000x80, not one of"),
+        ("mask_size", [50, 80], "not one of frame, model or WIDTHxHEIGHT, e.g. 512x384"),
         ("mask_size", 3, "mask_size is 3, not one of"),
         ("max_rate", -1.0, "out of range"),
         ("sample_bits", 11, "not one of 0, 8, 10"),
@@ -402,7 +404,8 @@ def test_a_node_that_has_ended_leaves_no_service_behind(user, bundle_path):
         ("max_frame_age", "soon", "type"),
         ("cameras", ["left", "left"], "twice"),
         ("cameras", ["front camera"], "'front camera' is not a ROS name"),
-        ("input_size", [64], "[height, width]"),
+        ("input_size", "frame", "input_size is frame, not one of model or WIDTHxHEIGHT"),
+        ("input_size", [64, 96], "not one of model or WIDTHxHEIGHT, e.g. 512x384"),
         ("autostart", False, "read-only"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from transkd_ros import sizes
 from transkd_ros.benchmark.measurement import (
     CAMERA_SIZE,
     Measurement,
@@ -41,7 +42,7 @@ def measure(settings: Settings) -> Measurement:
     set_environment()
     size = settings.bundle.manifest.input_size if settings.quick else _slow_input_size(settings)
     frames = settings.count(full=600, quick=20)
-    parameters = {"model": str(settings.bundle.path.resolve()), "input_size": list(size)}
+    parameters = {"model": str(settings.bundle.path.resolve()), "input_size": sizes.text(size)}
     with (
         TemporaryDirectory() as folder,
         open_graph(CAMERA, False, parameters, Path(folder) / "node.log") as graph,

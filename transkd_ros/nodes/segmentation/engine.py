@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from transkd_ros.model.bundle import load_bundle
 from transkd_ros.model.engines import Runtime, open_runtime
+from transkd_ros.nodes.segmentation.parameters import size_of
 from transkd_ros.resources import find_model
 from transkd_ros.segmenter import Segmenter
 
@@ -19,13 +20,12 @@ class Engine:
     def __init__(self, settings: SimpleNamespace) -> None:
         self._settings = settings
         self.bundle = load_bundle(find_model(settings.model))
-        size = settings.mask_size
         labels = self.bundle.manifest.labels
         if settings.confidence_threshold and not self.has_confidence:
             raise ValueError("confidence_threshold needs the confidence output, which model or parameters leave out")
         self.segmenter = Segmenter(
             self._open(),
-            size if isinstance(size, str) else tuple(size),
+            size_of("mask_size", settings.mask_size),
             settings.fit == "letterbox",
             labels.ignore_id,
             settings.confidence_threshold,
@@ -53,12 +53,13 @@ class Engine:
 
     def _open(self) -> Runtime:
         settings = self._settings
+        size = size_of("input_size", settings.input_size)
         return open_runtime(
             self.bundle,
             settings.engine,
             settings.device,
             settings.precision,
-            tuple(settings.input_size) if any(settings.input_size) else None,
+            None if isinstance(size, str) else size,  # "model"
             settings.threads,
             want_confidence=settings.confidence,
             tune=settings.tune,

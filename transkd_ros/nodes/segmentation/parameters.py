@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import SimpleNamespace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rclpy.parameter import Parameter
 
+from transkd_ros import sizes
 from transkd_ros.frames import MAX_COMPRESSED_PIXELS, MAX_SIDE, SAMPLE_BITS
 from transkd_ros.model.engines import ENGINES, PRECISIONS
 from transkd_ros.nodes.options import ALWAYS, CONFIGURE, START, Option, cameras_refusal, topics_refusal
 from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES
 from transkd_ros.region import Region
 from transkd_ros.resources import DEFAULT_MODEL
-from transkd_ros.segmenter import mask_size_refusal
+from transkd_ros.segmenter import MASK_SIZES
+from transkd_ros.sizes import Size
 
 T = TypeVar("T")
 RATES = (0.0, 1000.0)  # Hz
+SIZES = {"input_size": ("model",), "mask_size": MASK_SIZES}
+"""Parameters that have one of these names as their value, or WIDTHxHEIGHT."""
 OPTIONS = (
     Option("cameras", ["camera"], "Names of the cameras; their masks are on <camera>/segmentation/mask."),
     Option(
@@ -59,12 +64,17 @@ OPTIONS = (
     Option("device", "auto", "auto, cpu, gpu and npu (Intel), cuda or tensorrt (NVIDIA)."),
     Option("precision", "auto", "Arithmetic of the network.", choices=PRECISIONS),
     Option("tune", True, "Time what `auto` leaves open, once per machine and model; false: take the usual order."),
-    Option("input_size", [0, 0], "Height and width the network sees; [0, 0] is the model's own size."),
+    Option(
+        "input_size",
+        "model",
+        "What the network sees: the model's own size (model), or WIDTHxHEIGHT in pixels, e.g. 512x384.",
+        dynamic=True,
+    ),
     Option("threads", 0, "CPU threads of the engine; 0 leaves it to the engine.", limits=(0, 1024)),
     Option(
         "mask_size",
         "frame",
-        "Masks as large as the frame, as the network's input (model), or [height, width] in pixels.",
+        "Masks as large as the frame, as the network's input (model), or WIDTHxHEIGHT in pixels, e.g. 400x200.",
         dynamic=True,
     ),
     Option("overlay", True, "Offer the overlay topic; it is computed only while someone listens."),
@@ -152,14 +162,31 @@ def refusal(parameter: Parameter, configured: bool) -> str:
         return f"{option.name} is '{value}', not one of {', '.join(option.choices)}"
     if option.name == "sample_bits" and value not in (0, *SAMPLE_BITS):
         return f"sample_bits is {value}, not one of 0, {', '.join(map(str, SAMPLE_BITS))}"
-    if option.name == "mask_size":
-        return mask_size_refusal(value)
+    if option.name in SIZES:
+        return _size_refusal(option.name, value)
     if option.name == "cameras":
         return cameras_refusal(value)
     if option.name == "image_topics":
         return topics_refusal(value)
     if option.name == "roi" and (not value or len(value) % 4 or min(value) < 0):
         return f"roi is {list(value)}, not [top, left, height, width] in pixels, for all cameras or one for each"
-    if option.name == "input_size" and not (len(value) == 2 and (all(n > 0 for n in value) or not any(value))):
-        return f"input_size is {list(value)}, not [height, width] in pixels or [0, 0]"
     return ""
+
+
+def _size_refusal(name: str, value: Any) -> str:
+    try:
+        size_of(name, value)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def size_of(name: str, value: Any) -> str | Size:
+    """What the parameter `name` of SIZES asks for: one of its names, or (height, width). Raises ValueError."""
+    if value in SIZES[name]:
+        return value
+    with suppress(AttributeError, ValueError):  # it may be a list, as in files of earlier versions
+        size = sizes.parse(value)
+        if max(size) <= MAX_SIDE:
+            return size
+    raise ValueError(f"{name} is {value}, not one of {', '.join(SIZES[name])} or WIDTHxHEIGHT, e.g. 512x384")
