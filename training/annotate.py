@@ -88,7 +88,7 @@ def main() -> int:
         raise cli.CommandError(f"--class-map is given {len(maps)} times for {len(args.teacher)} teachers")
     pairs = zip(args.teacher, maps, strict=True)
     sources = [TeacherSource(name, args.precision, args.labels, class_map) for name, class_map in pairs]
-    size = args.size or tuple(data.hparams["val_size"])
+    size = args.size or data.val_size
     committee = Committee(load_members(sources), size, args.scales, args.flip, dict(args.class_weights))
     store = SoftLabels.create(args.output, committee.described(maps, args.stride))
     frames: Any = data.frames

@@ -94,6 +94,8 @@ class RecipeParser(LightningArgumentParser):
         if 'Parser key "data":' in message and (name := re.search(r"dot import path string: (\S+)", message)):
             sets = {kind.__name__ for kind in _subclasses(SegmentationData)}
             return f"there is no data set {name[1]}{_like(name[1], sets)}; there are {', '.join(sorted(sets))}"
+        if wrong := re.search(r'Parser key "([\w.]+)": Not of type ImageSize: (.*?) - Expected', message):
+            return f"{wrong[1]}: {wrong[2]}"
         if "arguments are required: data" in message:
             return f"no data set: {NO_RECIPE}"
         return _cut(message, 600)

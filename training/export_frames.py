@@ -100,8 +100,7 @@ class Run:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        height, width = self.data.hparams["val_size"]
-        return height, width
+        return self.data.val_size
 
     def describe_data(self) -> str:
         """A sentence for the model card."""

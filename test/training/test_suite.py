@@ -36,7 +36,7 @@ def a_run(miou, **changes):
     return {
         "name": "a run", "method": "CWD", "network": "segformer mit_b0", "teacher": "some.ckpt", "val_miou": miou,
         "val_iou": {"road": miou + 0.1, "pole": miou - 0.1}, "epochs": 3, "steps": 30, "seed": 1, "wall_seconds": 120,
-        "parameters": 3_700_000, "macs": 10**9, "macs_at": [256, 320], "precision": "bf16-mixed",
+        "parameters": 3_700_000, "macs": 10**9, "macs_at": {"width": 320, "height": 256}, "precision": "bf16-mixed",
         "machine": {"cpu": "some CPU", "cpus": 2}, **changes,
     }  # fmt: skip
 
@@ -53,7 +53,7 @@ BUDGET = Budget({"model.lr": 0.001}, [Difference("SD", "model.lr", 0.1, 0.001, "
 STEPS = {
     "ratio": {"alone": 1.0, "CWD": 1.25},
     "training_only": {"CWD": {"parameters": 5000, "macs": 2 * 10**9}},
-    "crop": [256, 320],
+    "crop": {"width": 320, "height": 256},
     "batch": 8,
     "steps": 12,
     "machine": {"cpu": "some CPU", "cpus": 2},

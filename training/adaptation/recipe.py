@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from training.data.extraction import Unlabelled
+from transkd_ros import sizes
 from transkd_ros.model.bundle import Bundle
 from transkd_ros.model.labels import LabelTable
+from transkd_ros.sizes import Size
 
 CHECKS = 8
 """How often a run is validated."""
@@ -52,7 +54,8 @@ def recipe_text(
     else:
         kind, data = "drives.Drives", data | {"val_part": list(val_part)}
         del named["ratio"]  # there is nothing to mix them with
-    data |= {"crop": _crop(manifest.input_size), "val_size": list(manifest.input_size), "batch_size": batch}
+    shown = manifest.input_size
+    data |= {"crop": sizes.named(_crop(shown)), "val_size": sizes.named(shown), "batch_size": batch}
     trainer = {
         "default_root_dir": str(folder),
         "max_epochs": epochs,
@@ -77,6 +80,7 @@ def table_text(labels: LabelTable) -> str:
     return yaml.safe_dump({"ignore_id": labels.ignore_id, "classes": labels.to_json()}, sort_keys=False)
 
 
-def _crop(size: tuple[int, int]) -> list[int]:
+def _crop(size: Size) -> Size:
     """Three quarters of what the vehicle's network sees, in multiples of 32, and no less than two of them."""
-    return [max(64, side * 3 // 4 // 32 * 32) for side in size]
+    height, width = (max(64, side * 3 // 4 // 32 * 32) for side in size)
+    return height, width

@@ -59,5 +59,4 @@ class Progress(RichProgressBar):
 
 def crop_of(trainer: Any) -> tuple[int, int]:
     """(height, width) of the crops that a run trains on."""
-    height, width = trainer.datamodule.hparams["crop"]
-    return height, width
+    return tuple(trainer.datamodule.crop)

@@ -18,6 +18,7 @@ from training.callbacks.folder import CHECKPOINTS, METRICS
 from training.callbacks.gradients import GradientLog
 from training.callbacks.progress import CostTable, crop_of
 from training.callbacks.scores import TeacherScore
+from transkd_ros import sizes
 from transkd_ros.files import write_atomic
 from transkd_ros.reports.machine import machine
 
@@ -84,7 +85,7 @@ class RunRecord(Callback):
             "prepare_seconds": round(self.prepare_seconds, 1),
             "parameters": student.parameters,
             "macs": student.macs,
-            "macs_at": list(crop_of(trainer)),
+            "macs_at": sizes.named(crop_of(trainer)),
             "gradients": self.gradients.means,
             "precision": str(trainer.precision),
             "devices": trainer.world_size,

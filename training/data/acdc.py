@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from training.data.base import SegmentationData, Split
 from training.data.samples import LabelledImages, find, own_ids, pair
+from training.sizes import ImageSize
 
 Condition = Literal["fog", "night", "rain", "snow"]
 
@@ -23,8 +24,8 @@ class ACDC(SegmentationData):
         self,
         root: str,
         conditions: tuple[Condition, ...] = ("fog", "night", "rain", "snow"),
-        crop: tuple[int, int] = (512, 1024),
-        val_size: tuple[int, int] = (512, 1024),
+        crop: ImageSize = ImageSize(512, 1024),
+        val_size: ImageSize = ImageSize(512, 1024),
         **options: Any,
     ) -> None:
         super().__init__(root, crop=crop, val_size=val_size, **options)

@@ -16,6 +16,7 @@ from training.data.extraction import FramesError, Unlabelled, extract, part_of
 from training.data.loading import Loader, MixedSampler, SeededSampler, process, share, single_threaded
 from training.data.samples import CHECKED, Samples, UnlabelledImages, spread
 from training.data.transforms import Augmented, Resized, augmentation
+from training.sizes import ImageSize
 from training.soft_labels import SoftLabels
 from transkd_ros.bags.image_folder import ImageFolderError, list_images
 from transkd_ros.model.labels import LabelTable
@@ -50,12 +51,12 @@ class SegmentationData(L.LightningDataModule, ABC):
     def __init__(
         self,
         root: str | None,
-        crop: tuple[int, int] = (256, 320),
+        crop: ImageSize = ImageSize(256, 320),
         zoom: tuple[float, float] = (0.15, 1.0),
         scale: tuple[float, float] | None = None,
         shift: int = 0,
         photometric: float = 0.5,
-        val_size: tuple[int, int] = (384, 512),
+        val_size: ImageSize = ImageSize(384, 512),
         val_keep_aspect: bool = False,
         batch_size: int = 8,
         limit: int | None = None,
@@ -66,7 +67,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         unlabelled: Unlabelled | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["unlabelled"])  # a checkpoint holds plain values
+        self.save_hyperparameters(ignore=["crop", "val_size", "unlabelled"])  # a checkpoint holds plain values
+        self.crop, self.val_size = crop, val_size
         self.unlabelled = Unlabelled(**unlabelled) if isinstance(unlabelled, dict) else unlabelled
 
     @property
@@ -137,7 +139,7 @@ class SegmentationData(L.LightningDataModule, ABC):
                 f"{count} training images do not fill a batch: data.init_args.batch_size is {hp.batch_size} "
                 f"for each of {processes} processes"
             )
-        transform = augmentation(tuple(hp.crop), tuple(hp.zoom), hp.scale and tuple(hp.scale), hp.shift, hp.photometric)
+        transform = augmentation(self.crop, tuple(hp.zoom), hp.scale and tuple(hp.scale), hp.shift, hp.photometric)
         samples, order = self._mixed(count)
         augmented = Augmented(samples, transform, self.soft_labels)
         return self._loader(augmented, order, batch_size=hp.batch_size, drop_last=True)
@@ -160,7 +162,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         return ConcatDataset([self.train_set, self.proximity_set]), order
 
     def val_dataloader(self) -> Loader:
-        samples = Resized(self.val_set, tuple(self.hparams["val_size"]), self.hparams["val_keep_aspect"])
+        samples = Resized(self.val_set, self.val_size, self.hparams["val_keep_aspect"])
         return self._loader(samples, share(len(samples)), batch_size=1)
 
     def _loader(self, samples: Dataset, order: Iterable[Any], **options: Any) -> Loader:

@@ -7,6 +7,7 @@ from typing import Any
 
 from training.data.base import SegmentationData, Split
 from training.data.samples import IGNORE, LabelledImages, find, own_ids, pair
+from training.sizes import ImageSize
 
 LABEL_IDS = 34
 """How many values a *_labelIds.png may hold."""
@@ -23,7 +24,11 @@ class Cityscapes(SegmentationData):
     labels = "cityscapes"
 
     def __init__(
-        self, root: str, crop: tuple[int, int] = (512, 1024), val_size: tuple[int, int] = (512, 1024), **options: Any
+        self,
+        root: str,
+        crop: ImageSize = ImageSize(512, 1024),
+        val_size: ImageSize = ImageSize(512, 1024),
+        **options: Any,
     ) -> None:
         super().__init__(root, crop=crop, val_size=val_size, **options)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from training.data.base import SegmentationData, Split
 from training.data.samples import IGNORE, LabelledImages
+from training.sizes import ImageSize
 from transkd_ros.bags.image_folder import list_frames
 
 
@@ -25,8 +26,8 @@ class NYUv2(SegmentationData):
         root: str,
         images: str = "image",
         annotations: str = "label",
-        crop: tuple[int, int] = (480, 640),
-        val_size: tuple[int, int] = (480, 640),
+        crop: ImageSize = ImageSize(480, 640),
+        val_size: ImageSize = ImageSize(480, 640),
         **options: Any,
     ) -> None:
         super().__init__(root, crop=crop, val_size=val_size, **options)

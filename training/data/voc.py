@@ -7,6 +7,7 @@ from typing import Any
 
 from training.data.base import SegmentationData, Split
 from training.data.samples import LabelledImages, find, own_ids, pair
+from training.sizes import ImageSize
 from transkd_ros.bags.image_folder import ImageFolderError
 
 
@@ -24,8 +25,8 @@ class VOC(SegmentationData):
         self,
         root: str,
         augmented: bool = False,
-        crop: tuple[int, int] = (512, 512),
-        val_size: tuple[int, int] = (512, 512),
+        crop: ImageSize = ImageSize(512, 512),
+        val_size: ImageSize = ImageSize(512, 512),
         val_keep_aspect: bool = True,
         **options: Any,
     ) -> None:

@@ -12,9 +12,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from training.callbacks.gradients import LABELS
+from training.sizes import ImageSize
 from training.suite.plan import Budget, Suite
 from training.suite.record import recovered
 from training.suite.tables import by_class, machines, markdown, percent
+from transkd_ros import sizes
 
 Record = dict[str, Any]
 
@@ -84,6 +86,8 @@ def _goal(
 
 def _plain(value: Any) -> Any:
     """An option's value as JSON has it: a callback is its name and its settings."""
+    if isinstance(value, ImageSize):
+        return sizes.named(value)
     if isinstance(value, (list, tuple)):
         return [_plain(it) for it in value]
     if hasattr(value, "class_path"):
@@ -118,7 +122,8 @@ def _summary(
 
 
 def _share_of_macs(run: Record, teacher: Record) -> float | None:
-    return run["macs"] / teacher["macs"] if run["macs_at"] == teacher["macs_at"] else None
+    same_size = sizes.read(run["macs_at"]) == sizes.read(teacher["macs_at"])
+    return run["macs"] / teacher["macs"] if same_size else None
 
 
 def spread(values: Iterable[float | None]) -> dict[str, float | None] | None:
@@ -159,11 +164,11 @@ def _budget(suite: Suite, runs: list[Record]) -> list[str]:
     if not runs:
         return []
     run = runs[0]
-    height, width = run["macs_at"]
+    size = sizes.text(sizes.read(run["macs_at"]))
     epochs, steps = (_range(run[key] for run in runs) for key in ("epochs", "steps"))
     return [
         f"Every student is {run['network']} ({run['parameters'] / 1e6:.2f} M parameters, {run['macs'] / 1e9:.2f} GMACs "
-        f"at {width}x{height}) and gets {epochs} epochs ({steps} steps) of {width}x{height} crops, {run['precision']}, "
+        f"at {size}) and gets {epochs} epochs ({steps} steps) of {size} crops, {run['precision']}, "
         f"with seed {', '.join(map(str, suite.seeds))}. Scores are those of the best epoch"
         + (", mean ± sample standard deviation over the seeds." if len(suite.seeds) > 1 else ".")
     ]
@@ -208,11 +213,11 @@ def _explanation(suite: Suite, result: Record) -> list[str]:
     )
     if not (steps := result["step_cost"]):
         return [text]
-    height, width = steps["crop"]
+    size = sizes.text(sizes.read(steps["crop"]))
     return [
         text,
         "- Step cost: a training step over (forward of its teacher + plain student step), medians of "
-        f"{steps['steps']} steps in turns in one process, {steps['batch']} crops of {width}x{height}, on "
+        f"{steps['steps']} steps in turns in one process, {steps['batch']} crops of {size}, on "
         f"{machines([steps])}. Of a run in several phases, the first one.",
     ]
 

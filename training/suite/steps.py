@@ -13,7 +13,7 @@ from training.cost import costs
 from training.distill import BAD_INPUT, command_of
 from training.module import SegmentationModule
 from training.suite.plan import Method, Suite
-from transkd_ros import cli
+from transkd_ros import cli, sizes
 from transkd_ros.files import write_atomic
 from transkd_ros.reports.machine import machine
 
@@ -23,7 +23,10 @@ STEPS = 12  # timed
 def known_costs(suite: Suite) -> dict[str, Any] | None:
     """What `step_costs` has measured before, if it has."""
     kept = suite.folder / "steps.json"
-    return json.loads(kept.read_text()) if kept.exists() else None
+    if not kept.exists():
+        return None
+    found = json.loads(kept.read_text())
+    return found | {"crop": sizes.named(sizes.read(found["crop"]))}  # it may be older
 
 
 def step_costs(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
@@ -34,8 +37,8 @@ def step_costs(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
     their first. A method whose teacher is not trained is left out; one whose networks cannot be built has None. What
     was measured before on this machine is taken as it is unless a method lacks its value.
     """
-    crop, count = tuple(options["data.init_args.crop"]), options["data.init_args.batch_size"]
-    about = {"crop": list(crop), "batch": count, "steps": STEPS, "machine": machine()}
+    crop, count = options["data.init_args.crop"], options["data.init_args.batch_size"]
+    about = {"crop": sizes.named(crop), "batch": count, "steps": STEPS, "machine": machine()}
     known = known_costs(suite)
     wanted = [row for row in suite.rows if row.teacher is None or suite.teacher_run(row.teacher).done]
     if known and known.items() >= about.items() and known["ratio"].keys() >= {row.method for row in wanted}:
