@@ -19,6 +19,9 @@ from typing import Any
 
 if __name__ == "__main__":  # run as a script: this folder is not the package's parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from training.requirements import require
+
+    require()
 
 import cv2
 import torch

@@ -17,6 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # before the imports that may fail
+    from training.requirements import require
+
+    require()
+
 import torch
 from torch import Tensor
 

@@ -13,6 +13,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+if __name__ == "__main__":  # before the imports that may fail
+    from training.requirements import require
+
+    require()
+
 from training.data.convert import layout
 from training.data.convert.annotations import Annotations, ConversionError
 from training.data.convert.coco import read_coco
