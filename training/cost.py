@@ -50,13 +50,13 @@ def _step_macs(module: SegmentationModule, size: tuple[int, int]) -> int:
 
 
 def table(found: dict[str, Cost], size: tuple[int, int]) -> Table:
-    """The costs for a terminal, with what the student saves. Without a teacher it is a network and no student."""
+    """The costs for a terminal, with what the student saves. A network that nobody teaches is no student."""
     student, teacher = found["student"], found.get("teacher")
     shown = Table(title=f"Cost of an image of {size[1]}x{size[0]}")
     for column in ("", "parameters (M)", "GMACs"):
         shown.add_column(column, justify="right" if column else "left")
     for name, cost in found.items():
-        shown.add_row(name if teacher else "network", f"{cost.parameters / 1e6:.2f}", f"{cost.macs / 1e9:.2f}")
+        shown.add_row(name if len(found) > 1 else "network", f"{cost.parameters / 1e6:.2f}", f"{cost.macs / 1e9:.2f}")
     if teacher and teacher.macs > student.macs:
         fewer = (1 - student.parameters / teacher.parameters, 1 - student.macs / teacher.macs)
         shown.add_row("student saves", *(f"{share:.1%}" for share in fewer), style="bold")

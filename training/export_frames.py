@@ -30,11 +30,13 @@ RENDERED = 24
 
 @dataclass(frozen=True)
 class Frames:
-    """Samples under the name of their split, e.g. `camvid_val`; labels count only where `labelled`."""
+    """Samples under the name of their split, e.g. `camvid_val`; labels count only where `labelled`, and int8 is not
+    judged by what is not `real`."""
 
     name: str
     samples: Samples
     labelled: bool
+    real: bool = True
 
     def some(self, count: int) -> list[np.ndarray]:
         """Up to `count` images (H, W, 3) uint8 RGB, spread evenly over all."""
@@ -125,11 +127,12 @@ def checked_frames(
         try:
             samples = data.split("val")
             samples.check()
-            return Frames(name or f"{run.data_name if run else 'camvid'}_val", samples, True)
+            labelled = not isinstance(samples, UnlabelledImages)  # as of drives alone
+            return Frames(name or f"{run.data_name if run else 'camvid'}_val", samples, labelled)
         except ImageFolderError as error:
             print(f"the frames of the run are not there ({one_line(error)}); --images and --labels name others")
     print("checking on rendered scenes, measuring nothing")
-    return Frames("rendered", RenderedScenes(RENDERED), False)
+    return Frames("rendered", RenderedScenes(RENDERED), labelled=False, real=False)
 
 
 def calibration_images(

@@ -263,6 +263,17 @@ def test_the_cost_of_a_transkd_step_is_that_of_its_parts(random_teacher):
     assert not any(name.endswith("num_batches_tracked") and value for name, value in module.named_buffers())
 
 
+def test_the_cost_table_names_what_teaches_beside_the_student_and_calls_a_network_alone_a_network():
+    student, method = cost.Cost(2_000_000, 10**9), cost.Cost(0, 0)
+
+    def names(found):
+        return list(cost.table(found, (64, 96)).columns[0].cells)
+
+    assert names({"student": student}) == ["network"]
+    assert names({"student": student, "training only": method}) == ["student", "training only"]  # from soft labels
+    assert names({"student": student, "teacher": student, "training only": method})[:2] == ["student", "teacher"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "named"),
     [

@@ -19,6 +19,7 @@ from transkd_ros.cli import CommandError  # noqa: E402
 from transkd_ros.frames import Frame  # noqa: E402
 from transkd_ros.model.bundle import load_bundle  # noqa: E402
 from transkd_ros.model.engines import open_runtime  # noqa: E402
+from transkd_ros.model.labels import LabelTable  # noqa: E402
 from transkd_ros.scenes import Drive  # noqa: E402
 
 pytestmark = [pytest.mark.training, pytest.mark.slow]
@@ -182,11 +183,35 @@ def test_what_is_known_of_a_bundle_is_kept_when_it_is_exported_anew(exported):
     assert source.input_size == manifest.input_size and source.trained.labels == manifest.labels
 
 
-def test_int8_without_labelled_frames_to_check_it_on_is_refused(own_run, shared_scene_tree):
-    path, images = own_run / "checkpoints" / "best.ckpt", shared_scene_tree / "val" / "images"
-    options = ["--checkpoint", str(path), "--output", "b", "--int8", "--images", str(images)]
-    with pytest.raises(CommandError, match="--int8 is checked on labelled frames"):
-        export.export(export.parse_arguments(options))
+def test_int8_without_real_frames_to_check_it_on_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr(export_frames, "find_camvid", lambda: None)
+    with pytest.raises(CommandError, match="--int8 is checked on real frames"):
+        export.export(export.parse_arguments(["--checkpoint", str(checkpoint), "--output", "b", "--int8"]))
+
+
+def test_a_run_on_drives_alone_is_checked_and_calibrated_on_its_own_frames_without_labels(own_run, shared_scene_tree):
+    unlabelled = {"sources": [str(shared_scene_tree / "val" / "images")], "every": 0, "distinct": 0}
+    unlabelled |= {"part": [0, 0.7], "cache": str(own_run / "frames")}
+    options = {"unlabelled": unlabelled, "val_part": [0.7, 1.0]}
+    data, table = {"class_path": "training.data.drives.Drives", "init_args": options}, LabelTable.load("camvid")
+    run = export_frames.Run(own_run / "config.yaml", {"model": {"labels": "camvid"}, "data": data})
+    frames = export_frames.checked_frames(run, None, None, None, table)
+    images = export_frames.calibration_images(run, None, (32, 64), 300, table)
+    assert (frames.name, frames.labelled, frames.real) == ("drives_val", False, True)
+    assert len(frames.samples) and len(images) and len(frames.samples) + len(images) == 3
+
+
+@pytest.mark.parametrize(
+    ("metrics", "agreement", "fault"),
+    [
+        ({"fp32": {"miou": 0.700}, "int8": {"miou": 0.696}}, 0.9, ""),
+        ({"fp32": {"miou": 0.700}, "int8": {"miou": 0.690}}, 1.0, "loses 1.0 points of mIoU, 0.5 are allowed"),
+        ({}, 0.99, ""),
+        ({}, 0.98, "gives 98.0% of the pixels the class of fp32, 98.5% are required"),
+    ],
+)
+def test_int8_is_judged_by_labels_and_without_them_by_its_agreement_with_fp32(metrics, agreement, fault):
+    assert bundle_checks.fault_of_int8(metrics, {"int8": agreement}) == fault
 
 
 def test_a_file_that_is_no_checkpoint_is_one_line_and_code_2(tmp_path):
