@@ -9,8 +9,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
             $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
             && echo $$p && break; done)
 
-# ROS comes from a sourced installation if there is one, and from wheels (x86-64 Linux only) otherwise. Apt's cv_bridge is
-# built for NumPy 1, so a venv on top of an installation stays below 2.
+# ROS comes from a sourced installation if there is one, and from wheels (x86-64 Linux only) otherwise. On Ubuntu 22.04 and
+# 24.04 apt's cv_bridge is built for NumPy 1, so a venv on top of these distributions stays below 2.
 ifneq ($(ROS_DISTRO),)
   SUFFIX := -system-$(ROS_DISTRO)
 else ifneq ($(shell uname -sm),Linux x86_64)
@@ -22,7 +22,7 @@ else
   WHEELS := ros-$(ROS),
 endif
 VENV_OPTIONS := $(if $(WHEELS),,--system-site-packages)
-PINS         := $(if $(ROS_DISTRO),'numpy<2')
+PINS         := $(if $(filter humble jazzy kilted,$(ROS_DISTRO)),'numpy<2')
 
 VEHICLE := .venv/vehicle$(SUFFIX)
 DEV     := .venv/dev$(SUFFIX)

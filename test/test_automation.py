@@ -53,6 +53,15 @@ def test_every_supported_distribution_is_built_and_tested():
     assert jobs["ros"]["container"] == "ros:${{ matrix.distribution }}-ros-base"
 
 
+@pytest.mark.parametrize(("distribution", "pinned"), zip(DISTRIBUTIONS, [True, True, True, False], strict=True))
+def test_numpy_stays_below_2_where_cv_bridge_was_built_for_that_and_nowhere_else(distribution, pinned):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    shown = run("make", "--dry-run", "--always-make", f"ROS_DISTRO={distribution}", f".venv/x-{distribution}/ready")
+    assert shown.returncode == 0, shown.stderr
+    assert ("'numpy<2'" in shown.stdout) == pinned
+
+
 @pytest.mark.parametrize(
     ("schema", "file"),
     [("github-workflows", path) for path in WORKFLOWS] + [("citation-file-format", ROOT / "CITATION.cff")],
