@@ -37,7 +37,7 @@ from training.adaptation.held_out import Standing, stand, write_folder
 from training.adaptation.opinion import Opinion, export_for_labelling, opinion_of
 from training.adaptation.page import Story, make_page
 from training.adaptation.recipe import Budget, recipe_text, table_text
-from training.annotate import PROCESSES, annotate, load_members
+from training.annotate import PROCESSES, RANK, annotate, load_members
 from training.bundle_checks import ExportError
 from training.callbacks.folder import CHECKPOINTS, LAST, METRICS
 from training.committee import Committee
@@ -258,7 +258,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 # ---- the command
 def adapt(adaptation: Adaptation) -> None:
-    """All steps, each only as far as it is not done."""
+    """All steps, each only as far as it is not done; of several processes those that can be shared."""
     args, folder = adaptation.args, adaptation.folder
     state = read_state(adaptation)
     if "exported" not in state:
@@ -271,7 +271,6 @@ def adapt(adaptation: Adaptation) -> None:
     with timed(adaptation, state, "annotation"):
         store = ask(adaptation, extractions)
     if PROCESSES > 1:
-        print("all frames of this process are annotated; go on without torchrun")
         return
     opinion = opinion_of(store, [frame for found in extractions for frame in found.frames], args.trust)
     disputed = opinion.most_disputed(args.export_for_labelling)
@@ -383,6 +382,9 @@ def main(args: list[str] | None = None) -> int:
         show_plan(adaptation)
     else:
         adapt(adaptation)
+        if PROCESSES > 1 and RANK == 0:  # its own frames are annotated, and torchrun awaits the others
+            again = shlex.join(["python", "training/adapt.py", *(sys.argv[1:] if args is None else args)])
+            print(f"frames and soft labels are shared out; when all processes have ended, train: {again}")
     return 0
 
 

@@ -112,6 +112,20 @@ def test_called_again_it_does_nothing_twice_and_with_other_settings_it_refuses(t
         adapt.main([*arguments, "--every", "2"])
 
 
+def test_one_of_several_processes_prints_the_command_that_goes_on_and_does_not_train(
+    tutorial, run, monkeypatch, capsys
+):
+    _, arguments = tutorial
+    for name in ("train", "write_bundle"):
+        monkeypatch.setattr(adapt, name, lambda *_: pytest.fail("a process of several went on"))
+    monkeypatch.setattr(adapt, "ask", lambda *_: SoftLabels(run / "soft_labels"))
+    monkeypatch.setattr(adapt, "PROCESSES", 2)
+    for rank, printed in ((1, False), (0, True)):
+        monkeypatch.setattr(adapt, "RANK", rank)
+        assert adapt.main(arguments) == 0
+        assert (f"train: python training/adapt.py {shlex.join(arguments)}\n" in capsys.readouterr().out) == printed
+
+
 def test_a_run_that_was_stopped_goes_on_from_its_last_checkpoint(tutorial, run, monkeypatch):
     state = adapt.Adaptation(adapt.parse_arguments(tutorial[1]), load_bundle("models/my_robot"))
     asked = []
