@@ -15,9 +15,10 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
 from transkd_ros.nodes.launching import (
+    COMPRESSED,
     DDS_PROFILE,
     LOG_LEVEL,
-    SWITCH,
+    USE_SIM_TIME,
     argument,
     names,
     node,
@@ -56,8 +57,8 @@ ARGUMENTS = [
     *side_arguments("student"),
     override("window", "Agreement is told of so many last pairs, and of all."),
     override("output", "Folder where comparison.json and comparison.html are written at the end."),
-    override("compressed", "Subscribe to <camera>/image_raw/compressed.", SWITCH),
-    argument("use_sim_time", "Take the time from /clock, as bags and simulators publish it.", "false", SWITCH[1:]),
+    COMPRESSED,
+    USE_SIM_TIME,
     argument("namespace", "Namespace of the cameras and, above teacher and student, of the nodes.", ""),
     DDS_PROFILE,
     LOG_LEVEL,

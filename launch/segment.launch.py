@@ -10,9 +10,11 @@ from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
 
 from transkd_ros.nodes.launching import (
+    COMPRESSED,
     DDS_PROFILE,
     LOG_LEVEL,
     SWITCH,
+    USE_SIM_TIME,
     argument,
     names,
     node,
@@ -37,9 +39,9 @@ ARGUMENTS = [
     override("max_rate", "Frames a second of each camera that are segmented; 0.0: all."),
     override("lazy", "Segment only while someone listens.", SWITCH),
     override("overlay", "Offer the topic <camera>/segmentation/overlay.", SWITCH),
-    override("compressed", "Subscribe to <camera>/image_raw/compressed.", SWITCH),
+    COMPRESSED,
     override("autostart", "Configure and activate at start; false leaves it to ros2 lifecycle.", SWITCH),
-    argument("use_sim_time", "Take the time from /clock, as bags and simulators publish it.", "false", SWITCH[1:]),
+    USE_SIM_TIME,
     argument("respawn", "Start the node anew when its engine fails for good.", "false", SWITCH[1:]),
     argument("namespace", "Namespace of the node and its camera topics.", ""),
     DDS_PROFILE,

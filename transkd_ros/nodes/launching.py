@@ -32,6 +32,10 @@ def override(name: str, description: str, choices: list[str] | None = None) -> D
     return argument(name, f"{description} Empty: as in the parameter file.", "", choices)
 
 
+COMPRESSED = override("compressed", "Subscribe to <camera>/image_raw/compressed.", SWITCH)
+USE_SIM_TIME = argument(
+    "use_sim_time", "Take the time from /clock, as bags and simulators publish it.", "false", SWITCH[1:]
+)
 LOG_LEVEL = argument("log_level", "Least severity to log: debug, info, warn, error or fatal.", "info")
 DDS_PROFILE = argument(
     "dds_profile",
