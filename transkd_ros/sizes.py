@@ -1,6 +1,6 @@
 """How a size is written down: WIDTHxHEIGHT in a line of text, `{width: 512, height: 384}` in YAML and JSON.
 
-The code has (height, width), as arrays have it; what turns one into the other is here and nowhere else.
+The code has (height, width), as arrays have it.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def test_a_table_over_two_seeds_is_that_worked_out_by_hand():
     runs = {("alone", 1): a_run(0.40), ("alone", 2): a_run(0.44)}
     newer = {"val_high_precision_accuracy": 0.7}
     runs |= {("CWD", 1): a_run(0.50, **newer), ("CWD", 2): a_run(0.56, **newer)}
-    teachers = {"near": a_run(0.60, macs=4 * 10**9, same_data=True)}
+    older = {"macs_at": [256, 320]}  # height and width
+    teachers = {"near": a_run(0.60, macs=4 * 10**9, same_data=True, **older)}
     result = summarise(a_suite(), BUDGET, runs, teachers, STEPS, {})
 
     shares = [run["gap_recovered"] for run in result["runs"]]
@@ -87,6 +88,12 @@ def test_a_table_over_two_seeds_is_that_worked_out_by_hand():
     assert "- Not run, cells left empty: SD." in lines
     assert "- **SD differs** in `model.lr`, 0.1 instead of 0.001: another optimiser." in lines
     assert "lr 0.001, " in next(line for line in lines if line.startswith("Equal in all runs"))
+
+
+def test_what_was_measured_before_sizes_had_names_still_counts(tmp_path):
+    suite = a_suite(folder=tmp_path)
+    (tmp_path / "steps.json").write_text(json.dumps(STEPS | {"crop": [256, 320]}))
+    assert steps.known_costs(suite) == STEPS
 
 
 def test_a_gap_may_end_at_a_method_in_place_of_the_teacher():
