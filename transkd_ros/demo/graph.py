@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +18,8 @@ from transkd_ros.demo.child_node import NodeProcess
 from transkd_ros.resources import dds_environment
 
 if TYPE_CHECKING:
+    from rclpy.node import Node
+
     from transkd_ros.demo.listener import Answer, MaskListener
     from transkd_ros.demo.stand_in_camera import FramePlayer
 
@@ -56,32 +58,39 @@ def open_graph(camera: str, compressed: bool, parameters: Mapping[str, Any], log
         **parameters,
     }
     with NodeProcess(parameters, log) as process:
-        import rclpy
-        from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-        from rclpy.signals import SignalHandlerOptions
-
         from transkd_ros.demo.listener import MaskListener
         from transkd_ros.demo.stand_in_camera import FramePlayer
 
-        # Without rclpy's own handler, Ctrl-C stays a KeyboardInterrupt.
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        player, listener = FramePlayer(camera, compressed), MaskListener(camera)
-        executor = SingleThreadedExecutor()
-        executor.add_node(player)
-        executor.add_node(listener)
-
-        def spin() -> None:
-            with contextlib.suppress(ExternalShutdownException):
-                executor.spin()
-
-        spinner = threading.Thread(target=spin, name="executor", daemon=True)
-        spinner.start()
-        try:
+        with spinning(lambda: FramePlayer(camera, compressed), lambda: MaskListener(camera)) as (player, listener):
             yield NodeGraph(player, listener, process)
-        finally:
-            executor.shutdown(timeout_sec=0.5)
-            rclpy.try_shutdown()
-            spinner.join(0.5)
+
+
+@contextlib.contextmanager
+def spinning(*make: Callable[[], Node]) -> Iterator[list[Any]]:
+    """The nodes, made and spun by a thread while `with` lasts; they are the only ones of this process."""
+    import rclpy
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+
+    # Without rclpy's own handler, Ctrl-C stays a KeyboardInterrupt.
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    nodes = [make_node() for make_node in make]
+    executor = SingleThreadedExecutor()
+    for node in nodes:
+        executor.add_node(node)
+
+    def spin() -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            executor.spin()
+
+    spinner = threading.Thread(target=spin, name="executor", daemon=True)
+    spinner.start()
+    try:
+        yield nodes
+    finally:
+        executor.shutdown(timeout_sec=0.5)
+        rclpy.try_shutdown()
+        spinner.join(0.5)
 
 
 def await_node(graph: NodeGraph) -> None:

@@ -6,13 +6,14 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from transkd_ros.demo.child_node import NodeProcess
 from transkd_ros.soak.camera import CAMERA
-from transkd_ros.soak.watch import NODE, VIEWS, Watcher, footprint
+from transkd_ros.soak.watch import NODE, VIEWS, Watcher, footprint, unexplained
 
 AGE_LIMIT = 0.5  # seconds, the node's max_frame_age
 LOOPS = 20  # of the lifecycle in a round: 200 in ten minutes
@@ -26,8 +27,8 @@ class Rounds:
         self._random = random.Random(0)
         self.done = self.loops = self.jumps = self.throws = self.cameras = 0
         self.samples: list[dict[str, float]] = []  # the footprint of the node after each round
-        self.unexplained: list[int] = []
-        self.received = 0
+        self.frames: Counter[str] = Counter()  # received, masks and drops by cause, of all accounts
+        self.unexplained: list[int] = []  # frames, at each reckoning
 
     def run(self) -> None:
         """One round."""
@@ -42,6 +43,7 @@ class Rounds:
             self._loop_lifecycle()
             self._expect_masks("the lifecycle loops")
         self._reckon()
+        self.frames += self._watcher.frames()
         self.samples.append(footprint(self._node.pid))
         self._watcher.change("deactivate")
         self._watcher.change("cleanup")  # a new account of every camera
@@ -123,7 +125,7 @@ class Rounds:
         seen = None
         while seen != (seen := watcher.values(CAMERA).get("received")) or not watcher.values(CAMERA):
             time.sleep(1.5)
-        watcher.wait_for(lambda: watcher.missing_frames() == 0, "frames in = masks + drops")
-        self.unexplained.append(watcher.missing_frames())
-        if self._watcher.state() != "active":
+        watcher.wait_for(lambda: unexplained(watcher.frames()) == 0, "frames in = masks + drops")
+        self.unexplained.append(unexplained(watcher.frames()))
+        if watcher.state() != "active":
             watcher.wrong[f"{NODE} is {watcher.state()}"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ class Watcher(Node):
         super().__init__("soak_watcher")
         self.masks = 0
         self.wrong: Counter[str] = Counter()
-        self.oldest = 0.0  # seconds from a frame's leaving the camera to its mask's leaving the node
-        self.answers: Counter[str] = Counter()
+        # Seconds since a frame left the camera: when its mask left the node, and when the mask before it did, which is
+        # before the work on it began. The first depends on the machine's speed, the second must not.
+        self.oldest_mask = self.oldest_begun = 0.0
+        self._last_mask = 0  # when it left, system time in ns
         self._diagnostics: dict[str, dict[str, str]] = {}
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
         self.create_subscription(Image, f"{CAMERA}/segmentation/mask", self._on_mask, qos)
@@ -42,7 +45,10 @@ class Watcher(Node):
 
     def _on_mask(self, message: Image, info: dict[str, int]) -> None:
         self.masks += 1
-        self.oldest = max(self.oldest, (info["source_timestamp"] - int(message.header.frame_id)) / 1e9)
+        left = int(message.header.frame_id)
+        self.oldest_begun = max(self.oldest_begun, (self._last_mask - left) / 1e9)
+        self._last_mask = info["source_timestamp"]
+        self.oldest_mask = max(self.oldest_mask, (self._last_mask - left) / 1e9)
         stamp = stamp_ns(message.header.stamp)
         kind = NO_TIME_SIZE if stamp is None else stamp % 10
         if kind >= len(SIZES):
@@ -68,7 +74,9 @@ class Watcher(Node):
         while time.monotonic() < deadline:
             if service.service_is_ready():
                 future = service.call_async(request)
-                until = time.monotonic() + PATIENCE / 4
+                # The first answer of a service may get lost while the two discover each other; only a question may
+                # be put again.
+                until = time.monotonic() + PATIENCE / 4 if kind is GetState else deadline
                 while not future.done() and time.monotonic() < until:
                     time.sleep(0.005)
                 if future.done():
@@ -100,17 +108,34 @@ class Watcher(Node):
             time.sleep(0.02)
         return True
 
-    def missing_frames(self) -> int:
-        """Frames that the camera's account has not explained: received less masks and drops."""
+    def frames(self) -> Counter[str]:
+        """What the node's account of the camera says: frames received, masks, and drops by cause."""
         values = self.values(CAMERA)
-        return int(values["received"]) - int(values["processed"]) - sum(read_drops(values).values())
+        counts = {"received": int(values["received"]), "masks": int(values["processed"])}
+        return Counter(counts | {f"dropped {cause}": count for cause, count in read_drops(values).items()})
+
+
+def unexplained(frames: Mapping[str, int]) -> int:
+    """Frames received less masks and drops."""
+    return frames["received"] - sum(count for what, count in frames.items() if what != "received")
 
 
 def footprint(pid: int) -> dict[str, float]:
-    """Resident memory (MB), threads and open file descriptors of a process, as proc(5) tells."""
+    """Memory, threads and open file descriptors of a process, as proc(5) tells.
+
+    `memory_mb`: what is resident and its own. `shared_mb`: what is resident and shared, in which Fast DDS hands images
+    over: as much of the camera's segment as was read, until the death of a killed camera is noticed.
+    """
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    own, files, shared = (int(status[f"Rss{kind}"].split()[0]) * 1024 / 1e6 for kind in ("Anon", "File", "Shmem"))
     return {
-        "memory_mb": int(status["VmRSS"].split()[0]) * 1024 / 1e6,
+        "memory_mb": round(own + files, 1),
+        "shared_mb": round(shared, 1),
         "threads": int(status["Threads"]),
-        "descriptors": len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        "descriptors": min(_descriptors(pid) for _ in range(5)),  # some are open for a moment only
     }
+
+
+def _descriptors(pid: int) -> int:
+    time.sleep(0.1)
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
