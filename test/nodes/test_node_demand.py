@@ -86,3 +86,9 @@ def test_a_budget_meets_its_rate_on_the_average(rate, expected):
     budget = FrameBudget()
     granted = sum(budget.grant(100 + number / 30, rate) for number in range(300))
     assert granted == pytest.approx(expected, abs=2)
+
+
+def test_a_rate_that_was_low_holds_up_no_frame_at_a_higher_one():
+    budget = FrameBudget()
+    assert budget.grant(100.0, 0.001) and not budget.grant(200.0, 0.001)
+    assert budget.grant(200.0, 10.0) and not budget.grant(200.04, 10.0) and budget.grant(200.1, 10.0)
