@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a ROS 2 installation")
 
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_graph import DEADLINE, process, wait_until
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from ros_graph import DEADLINE, client, process, wait_until
 from segmentation_graph import CAMERA, NODE, get_parameter, image, running
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from transkd_ros.nodes.segmentation import account
 
@@ -128,3 +128,14 @@ def test_a_subscription_that_cannot_hear_its_camera_says_so(user, diagnostics, b
             ),
             "the reason",
         )
+
+
+def test_a_topic_of_another_type_is_named_as_why_nothing_comes(user, diagnostics, bundle_path, colours, monkeypatch):
+    monkeypatch.setattr(account, "SILENCE", 0.2)
+    with running(bundle_path, qos_reliability="best_available"):
+        with client("other") as other:
+            other.node.create_publisher(CompressedImage, "camera/image_raw", qos_profile_sensor_data)
+            reason = "published as sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image"
+            wait_until(lambda: (status := diagnostics.latest(CAMERA)) and reason in status.message, "the reason")
+        masks = user.listen(Image, "camera/segmentation/mask")
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))

@@ -20,6 +20,7 @@ from segmentation_graph import (
     image,
     log_lines,
     running,
+    set_parameter,
     state,
 )
 from sensor_msgs.msg import Image
@@ -103,6 +104,24 @@ def test_the_status_of_the_node_is_its_lifecycle_state(user, diagnostics, bundle
         wait_for_status(diagnostics, CAMERA, WARN, "s: nobody publishes /camera/image_raw")
         assert change_state(user, "shutdown") and state(user) == "finalized"
         wait_for_status(diagnostics, f"{NODE}: node", ERROR, "finalized")
+
+
+def test_topics_that_cannot_be_had_leave_the_node_inactive_and_say_why_until_they_are_changed(
+    user, diagnostics, bundle_path, colours, capfd
+):
+    with running(bundle_path, image_topics=["camera_info"]) as node:  # where the calibration is heard already
+        name = f"{NODE}: node"
+        wait_until(lambda: (of := diagnostics.latest(name)) and of.message.startswith("inactive: "), "the reason")
+        status = diagnostics.latest(name)
+        assert status.level == ERROR and "incompatible type" in status.message
+        assert any("cannot activate" in line and "camera_info" in line for line in log_lines(capfd, "ERROR"))
+        assert state(user) == "inactive" and not change_state(user, "activate")
+        assert not user.node.count_subscribers("camera/camera_info") and len(list(node.timers)) == 1  # diagnostics'
+        assert change_state(user, "cleanup")
+        assert set_parameter(user, "image_topics", ["image_raw"])[0]
+        assert change_state(user, "configure") and change_state(user, "activate")
+        masks = user.listen(Image, "camera/segmentation/mask")
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
 
 
 def test_frames_received_are_masks_and_drops_even_where_an_overlay_fails(

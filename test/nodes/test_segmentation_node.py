@@ -229,6 +229,21 @@ def test_ages_are_measured_in_simulated_time_which_may_jump_back(user, diagnosti
         diagnostics.wait_for(CAMERA, "dropped stale", 1)
 
 
+def test_a_clock_that_is_no_time_is_ignored(user, bundle_path, colours):
+    masks = user.listen(Image, "camera/segmentation/mask")
+    arguments = ["--ros-args", "-p", f"model:={bundle_path}", "-p", "use_sim_time:=true"]
+    with process("-m", "transkd_ros.nodes.segmentation", *arguments) as child:
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", image(colours))
+        for bad in (Time(sec=-1), Time(sec=1, nanosec=2**32 - 1), Time(sec=-(2**31))):
+            user.send("/clock", Clock(clock=bad))
+            count = len(masks)
+            user.send_until(lambda count=count: len(masks) > count + 3, "masks", "camera/image_raw", image(colours))
+        child.send_signal(signal.SIGINT)
+        output, errors = child.communicate(timeout=DEADLINE)
+    assert child.returncode == 0 and "Traceback" not in output + errors, errors
+    assert "/clock is no time: -1 s" in errors
+
+
 # ---- frames that are not fine --------------------------------------------------------------------
 
 

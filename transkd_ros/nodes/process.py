@@ -15,8 +15,10 @@ from rclpy.context import Context
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
 
 from transkd_ros.cli import CommandError, one_line
+from transkd_ros.timing import stamp_ns
 
 
 def run(
@@ -36,6 +38,7 @@ def run(
     node, end = None, _End(grace)
     try:
         node = make_node()
+        _ignore_bad_clock(node)
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -72,6 +75,23 @@ class _End:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(self.code)
+
+
+def _ignore_bad_clock(node: Node) -> None:
+    """rclpy makes a Time of each message on /clock, and the node would end with one that is no time."""
+    source = node._time_source
+    set_time = source.clock_callback
+
+    def on_clock(message: Clock) -> None:
+        if stamp_ns(message.clock) is None:
+            text = f"/clock is no time: {message.clock.sec} s, {message.clock.nanosec} ns; it is ignored"
+            node.get_logger().warning(text, throttle_duration_sec=5.0)
+        else:
+            set_time(message)
+
+    source.clock_callback = on_clock  # type: ignore[method-assign]
+    if source._clock_sub:
+        source._clock_sub.callback = on_clock
 
 
 def _refuse(error: Exception) -> int:

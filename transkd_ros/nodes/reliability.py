@@ -29,9 +29,13 @@ RELIABILITIES = (BEST_AVAILABLE, "reliable", "best_effort")
 LOOK = 0.2  # seconds between two looks at the publishers; one takes some 20 µs
 
 
-def offered(node: Node, topic: str) -> ReliabilityPolicy | None:
-    """RELIABLE where all publishers of `topic` are, BEST_EFFORT where one is not; None while there is none."""
-    offers = {info.qos_profile.reliability for info in node.get_publishers_info_by_topic(topic)}
+def offered(node: Node, topic: str, type_name: str) -> ReliabilityPolicy | None:
+    """RELIABLE where all publishers of `topic` are, BEST_EFFORT where one is not; None while there is none.
+
+    `type_name`: sensor_msgs/msg/Image, for example; publishers of another type do not count.
+    """
+    infos = node.get_publishers_info_by_topic(topic)
+    offers = {info.qos_profile.reliability for info in infos if info.topic_type == type_name}
     if not offers:
         return None
     return ReliabilityPolicy.RELIABLE if offers == {ReliabilityPolicy.RELIABLE} else ReliabilityPolicy.BEST_EFFORT
@@ -62,18 +66,20 @@ class ImageSubscription:
         self._on_lost = on_lost
         self._qos = {"depth": depth, **qos_overrides(node, "subscription", topic)}
         self._arguments = message_type, topic, callback
+        self._type_name = f"{message_type.__module__.partition('.')[0]}/msg/{message_type.__name__}"
         self._raw = raw
-        self._timer: Any = None  # while the publishers are looked at
         given = self._qos.pop("reliability", None)  # for this topic, which counts more than the parameter for all
+        self._looks = given is None and reliability == BEST_AVAILABLE
         if given is not None:
             self.reliability = given
-        elif reliability == BEST_AVAILABLE:
-            # Steady, not the node's clock: simulated time stands still until a simulator runs.
-            self._timer = node.create_timer(LOOK, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-            self.reliability = offered(node, topic) or ReliabilityPolicy.BEST_EFFORT
+        elif self._looks:
+            self.reliability = self._offered() or ReliabilityPolicy.BEST_EFFORT
         else:
             self.reliability = ReliabilityPolicy[reliability.upper()]
         self._subscription = self._subscribe()
+        # Steady, not the node's clock: simulated time stands still until a simulator runs.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer: Any = node.create_timer(LOOK, self._look, clock=steady) if self._looks else None
 
     def destroy(self) -> None:
         self._node.destroy_subscription(self._subscription)
@@ -82,15 +88,21 @@ class ImageSubscription:
 
     def trouble(self) -> str:
         """Why nothing may come, or ""."""
-        offer = offered(self._node, self.topic)
+        offer = self._offered()
         if offer is None:
-            return f"nobody publishes {self._node.resolve_topic_name(self.topic)}"
+            name = self._node.resolve_topic_name(self.topic)
+            if others := {info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)}:
+                return f"{name} is published as {', '.join(sorted(others))}, not {self._type_name}"
+            return f"nobody publishes {name}"
         if offer == ReliabilityPolicy.BEST_EFFORT and self.reliability == ReliabilityPolicy.RELIABLE:
             return "the publisher is best effort and the subscription reliable"
         return ""
 
+    def _offered(self) -> ReliabilityPolicy | None:
+        return offered(self._node, self.topic, self._type_name)
+
     def _look(self) -> None:
-        reliability = offered(self._node, self.topic) or self.reliability
+        reliability = self._offered() or self.reliability
         if reliability != self.reliability:
             self.reliability = reliability
             self._node.get_logger().info(f"{self.topic}: subscribed {reliability.name.lower()}, as its publishers are")
@@ -101,7 +113,7 @@ class ImageSubscription:
     def _subscribe(self) -> Any:
         qos = QoSProfile(reliability=self.reliability, **self._qos)
         # rclpy warns of publishers that cannot be heard; those that were looked up soon will be.
-        events: dict[str, Any] = {"incompatible_qos": lambda _: None} if self._timer else {}
+        events: dict[str, Any] = {"incompatible_qos": lambda _: None} if self._looks else {}
         if self._on_lost:
             on_lost = self._on_lost
             lost = SubscriptionEventCallbacks(message_lost=lambda event: on_lost(event.total_count_change), **events)

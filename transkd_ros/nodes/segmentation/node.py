@@ -99,7 +99,15 @@ class SegmentationNode(ManagedNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)
-        self._start()
+        try:
+            self._start()
+        except Exception as error:  # rclpy would swallow it
+            self._problem = one_line(error)
+            self.get_logger().error(f"cannot activate: {self._problem}")
+            self._stop()
+            super().on_deactivate(state)
+            return TransitionCallbackReturn.FAILURE
+        self._problem = ""
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
