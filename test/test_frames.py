@@ -259,6 +259,20 @@ def test_a_cv_bridge_built_for_another_numpy_is_the_cause_of_the_frames_that_nee
     assert decode_image(image_of(random_pixels(4, 4, 3), "rgb8")).size == (4, 4)
 
 
+def test_an_endless_name_of_an_encoding_does_not_fill_the_log(monkeypatch):
+    def imgmsg_to_cv2(message, encoding):
+        raise TypeError(f"unrecognised {message.encoding}")
+
+    def refused():
+        with pytest.raises(FrameError, match="xxxx") as caught:
+            decode_image(image(bytes(24), 4, 4, 4, "x" * 100_000))
+        return len(str(caught.value)) < 400
+
+    assert refused()
+    install_cv_bridge(monkeypatch, imgmsg_to_cv2)
+    assert refused()
+
+
 def test_other_encodings_go_through_cv_bridge_where_it_is_installed(monkeypatch):
     asked = []
     rgb = random_pixels(4, 4, 3)

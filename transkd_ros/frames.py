@@ -260,12 +260,13 @@ def _converted(pixels: np.ndarray, code: int | None) -> np.ndarray:
 
 def _through_cv_bridge(msg: Any) -> Frame:
     bridge, problem = _cv_bridge()
+    name = f"{msg.encoding:.40}"  # it may be as long as the sender likes, and is logged
     if bridge is None:
-        raise FrameError("encoding", f"encoding '{msg.encoding}' is not supported without cv_bridge, which {problem}")
+        raise FrameError("encoding", f"encoding '{name}' is not supported without cv_bridge, which {problem}")
     try:
         return Frame(np.asarray(bridge.imgmsg_to_cv2(msg, "rgb8"), np.uint8), "rgb8")
     except Exception as error:  # CvBridgeError, cv2.error, TypeError, …: it promises nothing
-        raise FrameError("encoding", f"cv_bridge cannot convert '{msg.encoding}' to rgb8: {error}") from error
+        raise FrameError("encoding", f"cv_bridge cannot convert '{name}' to rgb8: {error!s:.200}") from error
 
 
 @functools.cache  # what cannot be imported prints half a page each time that it is tried

@@ -493,6 +493,31 @@ def test_a_signal_ends_the_process_during_an_endless_inference(user, bundle_path
     assert "Traceback" not in output + errors
 
 
+LOADING = """
+import sys, time
+from transkd_ros.nodes.segmentation import node as segmentation
+class Loading:
+    def __init__(self, settings):
+        print("loading", flush=True)
+        time.sleep(float(sys.argv[1]))
+        print("loaded", flush=True)
+segmentation.Engine = Loading
+sys.exit(segmentation.main())
+"""
+
+
+@SIGNALS
+@pytest.mark.parametrize("seconds, ends", [(0.3, True), (1000.0, False)])
+def test_a_signal_waits_for_a_model_that_loads_but_not_for_long(number, seconds, ends):
+    """Libraries that load while the interpreter ends crash the process."""
+    with process("-c", LOADING, str(seconds)) as child:
+        assert child.stdout.readline() == "loading\n"
+        child.send_signal(number)
+        output, errors = child.communicate(timeout=DEADLINE)
+    assert child.returncode == 0 and "Traceback" not in errors, errors
+    assert output == ("loaded\n" if ends else "")
+
+
 ENDED_UNDERWAY = """
 import sys, rclpy
 from transkd_ros.nodes.segmentation import node as segmentation

@@ -27,6 +27,7 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.under_way = ""  # label of the transition that is being prepared or done
+        self._preparing: threading.Thread | None = None
         # A group of its own: while a transition waits, it must not hold up the callbacks of the others.
         self.transitions = ReentrantCallbackGroup()
         service = self._service_change_state
@@ -52,6 +53,12 @@ class ManagedNode(LifecycleNode):
                 return
             if await self._change(transition, trigger) != TransitionCallbackReturn.SUCCESS:
                 return
+
+    def destroy_node(self) -> None:
+        """Waits for what is being prepared: a library that loads while the interpreter ends would crash the process."""
+        if self._preparing:
+            self._preparing.join()
+        super().destroy_node()
 
     async def _on_change_state(
         self, request: ChangeState.Request, response: ChangeState.Response
@@ -81,7 +88,7 @@ class ManagedNode(LifecycleNode):
             self.under_way = ""
 
     def _aside(self, work: Callable[[], object]) -> Future:
-        """Do `work` in a thread that the process need not wait for at its end."""
+        """Do `work` in a thread."""
         done = Future(executor=self.executor)
         done.add_done_callback(lambda _: None)  # wakes the executor, which then goes on with who awaits it
 
@@ -90,5 +97,6 @@ class ManagedNode(LifecycleNode):
             with contextlib.suppress(Exception):  # ROS may have ended meanwhile
                 done.set_result(None)
 
-        threading.Thread(target=run, name="transition", daemon=True).start()
+        self._preparing = threading.Thread(target=run, name="transition", daemon=True)
+        self._preparing.start()
         return done
