@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +30,8 @@ from sensor_msgs.msg import Image
 
 from transkd_ros.model.engines import Prediction
 from transkd_ros.nodes.segmentation import engine, worker
+from transkd_ros.nodes.segmentation.parameters import OPTIONS
+from transkd_ros.soak.watch import footprint
 
 pytestmark = pytest.mark.ros
 
@@ -198,3 +203,25 @@ def test_the_node_answers_while_a_deactivate_waits_for_an_inference_and_gives_up
         assert not change_state(user, "deactivate")
         assert state(user) == "unconfigured"
         wait_until(lambda: "the inference does not end" in message_of(diagnostics), "the reason")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="malloc_trim is of the GNU C library")
+def test_memory_that_opening_and_closing_have_freed_goes_back_to_the_system(faulty, bundle_path):
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+    def fragmented():
+        """MB of this process after it has freed 50 MB below a block that it keeps."""
+        blocks = [libc.malloc(1000) for _ in range(50_000)]
+        for block in blocks[:-1]:
+            libc.free(block)
+        return footprint(os.getpid())["memory_mb"]
+
+    faulty(True)
+    settings = SimpleNamespace(**{option.name: option.default for option in OPTIONS} | {"model": str(bundle_path)})
+    before = fragmented()
+    opened = engine.Engine(settings)
+    assert footprint(os.getpid())["memory_mb"] < before - 40
+    before = fragmented()
+    opened.close()
+    assert footprint(os.getpid())["memory_mb"] < before - 40

@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _soak(model: Path, minutes: float, folder: Path) -> dict[str, Any]:
-    """Start node and watcher, run the rounds, and judge. Raises CommandError if the node ends or does not answer."""
+    """Start node and watcher, run the rounds until the time is over or the node no longer answers, and judge."""
     from transkd_ros.demo.child_node import NodeProcess
     from transkd_ros.demo.graph import spinning
     from transkd_ros.soak.camera import CAMERA

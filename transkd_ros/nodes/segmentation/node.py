@@ -53,7 +53,7 @@ class SegmentationNode(ManagedNode):
         self._images: dict[str, ImageSubscription] = {}  # by camera, from activate to deactivate
         self._infos: list[ImageSubscription] = []  # of their calibrations, likewise
         self._enabled = True  # by the service
-        self._problem = ""  # why there is no model
+        self._problem = ""  # why there is no model, or why it does not run
 
         self.add_on_set_parameters_callback(self._check_parameters)
         declare(self, OPTIONS)
