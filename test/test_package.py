@@ -21,6 +21,7 @@ VEHICLE = ROOT / "transkd_ros"
 # import name -> rosdep key, where the two differ
 ROSDEP_KEYS = {
     "cv2": "python3-opencv",
+    "google": "python3-protobuf",
     "jinja2": "python3-jinja2",
     "matplotlib": "python3-matplotlib",
     "numpy": "python3-numpy",

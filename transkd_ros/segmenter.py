@@ -23,13 +23,30 @@ class EngineFailure(RuntimeError):  # noqa: N818
 
 
 @dataclass(frozen=True)
+class View:
+    """What the network is to see of a frame.
+
+    `image` (H, W, 3) uint8 RGB of the runtime's input size, which shows the region `seen` of the frame within its
+    region `inside`. `seconds`: what it took to make it.
+    """
+
+    frame: Frame
+    image: np.ndarray
+    inside: Region
+    seen: Region
+    want_confidence: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """The answer to one frame.
 
     `mask` (H, W) uint8 class ids and `confidence` (H, W) uint8 (255 = certain), or None where it was not asked for
     or the graph has none; of the size that was asked for. `mapping`: where the points of the frame lie in them.
     `image`: (H, W, 3) uint8 RGB, what the mask is a mask of, if that is the network's view. `timings`: seconds in
-    "resize" (which converts to RGB, too), "infer" and "upsize"; decoding the message happens before and is timed there.
+    "resize" (which converts to RGB, too), "infer" (of all that were inferred together) and "upsize"; decoding the
+    message happens before and is timed there.
     """
 
     mask: np.ndarray
@@ -45,7 +62,8 @@ class Segmenter:
     mask_size: "frame" (masks as large as the frame), "model" (as large as the runtime's input, and showing what the
     network saw), or (height, width). letterbox: keep the aspect ratio of what is seen, instead of stretching it.
     ignore_id: of the pixels of a mask that were not seen, or with less confidence than `threshold`, 0 to 1, where the
-    graph tells it.
+    graph tells it. wait: for a graph that has to be compiled first, see `Runtime.infer_batch`; else frames have no
+    confidence meanwhile.
 
     Raises ValueError for another name of a mask size, EngineFailure whatever the engine's library throws.
     """
@@ -57,6 +75,7 @@ class Segmenter:
         letterbox: bool = False,
         ignore_id: int = 255,
         threshold: float = 0.0,
+        wait: bool = True,
     ) -> None:
         if isinstance(mask_size, str) and mask_size not in MASK_SIZES:
             raise ValueError(f"mask_size is {mask_size!r}, not one of {', '.join(MASK_SIZES)} or (height, width)")
@@ -65,27 +84,40 @@ class Segmenter:
         self.letterbox = letterbox
         self.ignore_id = ignore_id
         self.threshold = threshold
+        self.wait = wait
 
     def __call__(self, frame: Frame, want_confidence: bool = False, region: Region | None = None) -> Segmentation:
         """The mask of a frame, of which only `region` is seen. Raises FrameError if that lies outside."""
+        return self.segment([self.view(frame, want_confidence, region)])[0]
+
+    def view(self, frame: Frame, want_confidence: bool = False, region: Region | None = None) -> View:
+        """What the network is to see of a frame: `region` of it. Raises FrameError if that lies outside."""
         start = time.perf_counter()
         part, seen = crop(frame, region)
         image, inside = fill(part, self.runtime.input_size, self.letterbox)
-        resized = time.perf_counter()
+        return View(frame, image, inside, seen, want_confidence, time.perf_counter() - start)
+
+    def segment(self, views: Sequence[View]) -> list[Segmentation]:
+        """The masks of frames that are inferred together, and the confidences of those that want them."""
+        start = time.perf_counter()
+        want_confidence = self.threshold > 0 or any(view.want_confidence for view in views)
         try:
-            mask, confidence = self.runtime.infer(image)
+            predictions = self.runtime.infer_batch([view.image for view in views], want_confidence, self.wait)
         except Exception as error:  # each library has exceptions of its own
             raise EngineFailure(f"{type(error).__name__}: {one_line(error)}") from error
-        inferred = time.perf_counter()
+        seconds = time.perf_counter() - start
+        return [self._placed(view, *answer, seconds) for view, answer in zip(views, predictions, strict=True)]
+
+    def _placed(self, view: View, mask: np.ndarray, confidence: np.ndarray | None, seconds: float) -> Segmentation:
+        start = time.perf_counter()
         if self.threshold and confidence is not None:
             mask[confidence < 255 * self.threshold] = self.ignore_id
-        size = self._size(frame)
-        where = inside, seen, frame.size, size
+        size = self._size(view.frame)
+        where = view.inside, view.seen, view.frame.size, size
         mask = place(mask, *where, self.ignore_id)
-        confidence = place(confidence, *where, 0) if want_confidence and confidence is not None else None
-        end = time.perf_counter()
-        timings = {"resize": resized - start, "infer": inferred - resized, "upsize": end - inferred}
-        return Segmentation(mask, confidence, mapping(*where), None if size else image, timings)
+        confidence = place(confidence, *where, 0) if view.want_confidence and confidence is not None else None
+        timings = {"resize": view.seconds, "infer": seconds, "upsize": time.perf_counter() - start}
+        return Segmentation(mask, confidence, mapping(*where), None if size else view.image, timings)
 
     def _size(self, frame: Frame) -> Size | None:
         """Of the mask of a frame; None for the network's view."""

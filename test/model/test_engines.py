@@ -11,10 +11,12 @@ import pytest
 from conftest import EMPTY_SAFETENSORS, TINY_FIELDS
 
 from transkd_ros.model import engines as runtimes
-from transkd_ros.model.bundle import BundleError, write_bundle
+from transkd_ros.model.bundle import BundleError, load_bundle, write_bundle
 from transkd_ros.model.engines import RuntimeUnavailable, describe_engines, open_runtime
 from transkd_ros.model.engines.base import choose_precisions
 from transkd_ros.model.engines.torch_program import read_program
+from transkd_ros.resources import DEFAULT_MODEL, find_model
+from transkd_ros.scenes import Drive
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +65,7 @@ def no_gpu(monkeypatch):
 # ---- every engine --------------------------------------------------------------------------------
 def test_mask_and_confidence_are_those_of_the_graph(bundle, engine, colours):
     runtime = open_runtime(bundle, engine, device="cpu", precision="fp32")
-    mask, confidence = runtime.infer(colours)
+    mask, confidence = runtime.infer(colours, want_confidence=True)
     assert mask.dtype == confidence.dtype == np.uint8
     np.testing.assert_array_equal(mask, colours.argmax(2))
     np.testing.assert_array_equal(confidence, colours.max(2))
@@ -74,9 +76,9 @@ def test_mask_and_confidence_are_those_of_the_graph(bundle, engine, colours):
 
 def test_a_mask_stays_as_it_was_when_the_next_frame_is_inferred(bundle, engine, colours):
     runtime = open_runtime(bundle, engine, device="cpu")
-    first = runtime.infer(colours)
+    first = runtime.infer(colours, want_confidence=True)
     kept = first.mask.copy(), first.confidence.copy()
-    runtime.infer(255 - colours)
+    runtime.infer(255 - colours, want_confidence=True)
     np.testing.assert_array_equal(first.mask, kept[0])
     np.testing.assert_array_equal(first.confidence, kept[1])
 
@@ -88,9 +90,36 @@ def test_another_input_size_gives_masks_of_that_size(bundle, engine):
 
 
 def test_without_want_confidence_there_is_only_a_mask(bundle, engine, colours):
-    mask, confidence = open_runtime(bundle, engine, device="cpu", want_confidence=False).infer(colours)
-    np.testing.assert_array_equal(mask, colours.argmax(2))
-    assert confidence is None
+    for opened_with in (True, False):
+        runtime = open_runtime(bundle, engine, device="cpu", want_confidence=opened_with)
+        mask, confidence = runtime.infer(colours)
+        np.testing.assert_array_equal(mask, colours.argmax(2))
+        assert confidence is None
+
+
+@pytest.mark.parametrize("graph_engine", ["openvino", "onnxruntime"])
+def test_the_shipped_model_gives_the_same_mask_with_its_confidence_and_without(graph_engine):
+    pytest.importorskip(graph_engine)
+    shipped = load_bundle(find_model(DEFAULT_MODEL))
+    runtime = open_runtime(shipped, graph_engine, "cpu", "fp32", input_size=(96, 128), threads=1)
+    image = np.ascontiguousarray(Drive(1, (96, 128)).frame(0)[0])
+    alone, both = runtime.infer(image), runtime.infer(image, want_confidence=True)
+    np.testing.assert_array_equal(alone.mask, both.mask)
+    assert alone.confidence is None and both.confidence.max() > 128
+
+
+def test_an_onnx_graph_is_pruned_to_what_its_outputs_need(tiny_bundle):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("google.protobuf")
+    from transkd_ros.model.engines.onnx_pruning import pruned
+
+    whole = onnx.load(tiny_bundle.model_onnx)
+    mask = onnx.load_from_string(pruned(tiny_bundle.model_onnx.read_bytes(), ["mask"]))
+    onnx.checker.check_model(mask)
+    assert [output.name for output in mask.graph.output] == ["mask"]
+    superfluous = ("brightest", "confidence")
+    assert list(mask.graph.node) == [node for node in whole.graph.node if node.output[0] not in superfluous]
+    assert onnx.load_from_string(pruned(tiny_bundle.model_onnx.read_bytes(), ["mask", "confidence"])) == whole
 
 
 def test_an_image_of_another_shape_dtype_or_layout_is_refused(bundle, engine, colours):
@@ -188,7 +217,7 @@ def test_on_a_gpu_torch_comes_before_tensorrt_cuda_and_the_cpu(monkeypatch, torc
     """The order in which candidates are timed, and taken where they are not."""
     tried = []
 
-    def load(engine, bundle, options):
+    def load(engine, bundle, options, want_confidence):
         tried.append((engine, options.device))
         raise RuntimeUnavailable("refused")
 

@@ -31,7 +31,7 @@ class Stub:
     def __init__(self, seconds):
         self.seconds, self.closed = seconds, False
 
-    def infer(self, image):
+    def infer(self, image, want_confidence=False):
         time.sleep(self.seconds)
         return Prediction(np.zeros((2, 2), np.uint8), None)
 

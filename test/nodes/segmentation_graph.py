@@ -94,10 +94,18 @@ def get_parameter(user, name):
     return parameter_value_to_python(values[0]) if values else None
 
 
-class GatedRuntime:
-    """Stands for an engine whose inferences end when the test says so; `seen` are the red levels of their images."""
+class StandInRuntime:
+    """Stands for an engine, in what the node uses of one; to be given `infer` and `close`."""
 
-    engine, device, precision, input_size, reason = "gated", "none", "fp32", (64, 96), "for a test"
+    engine, device, precision, input_size, reason = "stand-in", "none", "fp32", (64, 96), "for a test"
+    takes_batches = False
+
+    def infer_batch(self, images, want_confidence=False, wait=True):
+        return [self.infer(image) for image in images]
+
+
+class GatedRuntime(StandInRuntime):
+    """Its inferences end when the test says so; `seen` are the red levels of their images."""
 
     def __init__(self):
         self.seen = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a ROS 2 installation")
@@ -11,6 +14,8 @@ from segmentation_graph import CAMERA, NODE, OK, image, level, running, set_para
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
+from transkd_ros.model.engines.base import LoadOptions, Runtime
+from transkd_ros.nodes.segmentation import engine
 from transkd_ros.nodes.segmentation.budget import FrameBudget
 
 pytestmark = pytest.mark.ros
@@ -59,6 +64,58 @@ def test_lazy_segments_only_while_someone_listens(user, diagnostics, gated, bund
         masks = user.listen(Image, "camera/segmentation/mask")
         user.send_until(lambda: masks, "a mask", "camera/image_raw", level(2))
         assert 1 not in gated.seen
+
+
+class CountingRuntime(Runtime):
+    """`ran` are the kinds of graphs that were run; those with confidence are compiled when `gate` opens."""
+
+    engine = "counting"
+
+    def __init__(self, bundle):
+        super().__init__(bundle, LoadOptions("CPU", "fp32", (64, 96), 0))
+        self.ran = []
+        self.gate = threading.Event()
+
+    def compile_graph(self, kind):
+        assert not kind.confidence or self.gate.wait(30)
+
+        def run(images):
+            self.ran.append(kind)
+            return [np.full((len(images), *self.input_size), 7, np.uint8)] * (2 if kind.confidence else 1)
+
+        return run
+
+
+def test_confidence_is_computed_only_while_someone_listens_and_masks_do_not_wait_for_it(
+    user, bundle_path, tiny_bundle, monkeypatch
+):
+    runtime = CountingRuntime(tiny_bundle)
+    monkeypatch.setattr(engine, "open_runtime", lambda *args, **kwargs: runtime)
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path):
+
+        def more_masks():
+            count = len(masks)
+            user.send_until(lambda: len(masks) > count + 2, "masks", "camera/image_raw", level(1))
+
+        more_masks()
+        confidences = user.listen(Image, "camera/segmentation/confidence")
+        more_masks()  # while the graph is compiled
+        assert not confidences and not any(kind.confidence for kind in runtime.ran)
+        runtime.gate.set()
+        user.send_until(lambda: confidences, "a confidence", "camera/image_raw", level(1))
+        assert runtime.ran[-1].confidence
+
+
+def test_a_confidence_threshold_needs_the_confidence_of_every_frame(user, bundle_path, tiny_bundle, monkeypatch):
+    runtime, opened = CountingRuntime(tiny_bundle), []
+    runtime.gate.set()
+    monkeypatch.setattr(engine, "open_runtime", lambda *args, **kwargs: (opened.append(kwargs), runtime)[1])
+    masks = user.listen(Image, "camera/segmentation/mask")
+    with running(bundle_path, confidence_threshold=0.5):
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", level(1))
+        assert set(masks[0].data) == {255}
+    assert opened[0]["want_confidence"] and all(kind.confidence for kind in runtime.ran)
 
 
 def test_the_service_enable_stops_and_resumes_the_work(user, diagnostics, gated, bundle_path):

@@ -122,7 +122,7 @@ import rclpy
 from transkd_ros.nodes.segmentation import engine, node as segmentation
 class Faulty:
     engine, device, precision, input_size, reason = "faulty", "none", "fp32", (64, 96), "for a test"
-    def infer(self, image):
+    def infer_batch(self, *_):
         {infer}
     def close(self): pass
 engine.open_runtime = lambda *args, **kwargs: Faulty()

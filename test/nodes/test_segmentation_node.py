@@ -471,7 +471,7 @@ import sys, time
 from transkd_ros.nodes.segmentation import engine, node as segmentation
 class Hanging:
     engine, device, precision, input_size, reason = "hanging", "none", "fp32", (64, 96), "for a test"
-    def infer(self, image):
+    def infer_batch(self, *_):
         print("inferring", flush=True)
         time.sleep(1000)
     def close(self): pass

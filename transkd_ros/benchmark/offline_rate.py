@@ -39,7 +39,7 @@ _STREETS = 12  # different frames
 _ENGINE_ALONE = """
 from transkd_ros.model.bundle import load_bundle
 from transkd_ros.model.engines import open_runtime
-open_runtime(load_bundle(sys.argv[1]), device="cpu", want_confidence=False)
+open_runtime(load_bundle(sys.argv[1]), device="cpu")
 """
 _EVALUATION = """
 from transkd_ros.evaluate.__main__ import main
@@ -83,7 +83,7 @@ def _write_bag(path: Path, count: int) -> None:
 
 def _rates(bundle: Bundle, bag: Path, rounds: int) -> tuple[list[float], list[float]]:
     """Frames per second of the engine alone and of the evaluation, round by round."""
-    runtime = open_runtime(bundle, device="cpu", want_confidence=False)
+    runtime = open_runtime(bundle, device="cpu")
     image = np.zeros((*runtime.input_size, 3), np.uint8)
     with BagReader(bag) as reader:
         frames = reader.counts[_FRAMES]

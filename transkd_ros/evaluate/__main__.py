@@ -239,7 +239,7 @@ def _segmenter(bundle: Bundle, args: argparse.Namespace) -> Segmenter:
     from transkd_ros.model.engines import open_runtime
     from transkd_ros.segmenter import Segmenter
 
-    runtime = open_runtime(bundle, args.engine, args.device, args.precision, args.size, want_confidence=False)
+    runtime = open_runtime(bundle, args.engine, args.device, args.precision, args.size)
     return Segmenter(runtime)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from transkd_ros.evaluate.scoring import Metrics, Score
 from transkd_ros.evaluate.truth import Truth
 from transkd_ros.files import write_atomic
 from transkd_ros.model.bundle import Bundle
-from transkd_ros.model.engines import Runtime
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.reports.machine import machine, versions
 from transkd_ros.timing import Timings, histogram
@@ -122,7 +121,16 @@ class Evaluation:
         return [folder / METRICS, folder / REPORT]
 
 
-def details_of(bundle: Bundle, runtime: Runtime) -> dict[str, Any]:
+class Ran(Protocol):
+    """What a Runtime tells of itself, or a running node of its."""
+
+    engine: str
+    device: str
+    precision: str
+    input_size: tuple[int, int]  # (H, W)
+
+
+def details_of(bundle: Bundle, runtime: Ran) -> dict[str, Any]:
     """Which model ran, to the hash of its graph, and on what."""
     manifest = bundle.manifest
     return {

@@ -54,13 +54,19 @@ class Choice:
 Load = Callable[[Candidate], Runtime]
 
 
-def fastest(candidates: Sequence[Candidate], load: Load, key: dict[str, Any], afresh: bool = False) -> Choice:
+def fastest(
+    candidates: Sequence[Candidate],
+    load: Load,
+    key: dict[str, Any],
+    want_confidence: bool = False,
+    afresh: bool = False,
+) -> Choice:
     """The candidate that `key` is remembered to be fastest for, else the one that is when they are timed.
 
     `candidates` are tried in their order, the likely ones first, until LIMIT is over; `load` loads and warms up one, or
-    raises RuntimeUnavailable. `key`, JSON-ready, is all that the times depend on. `afresh` remembers what it measures,
-    but nothing from before, and has no limit. A cache that is broken, foreign or out of reach is told of in the
-    choice's source, and does no harm. Raises RuntimeUnavailable if none runs.
+    raises RuntimeUnavailable. `key`, JSON-ready, is all that the times depend on. `want_confidence`: in the times,
+    too. `afresh` remembers what it measures, but nothing from before, and has no limit. A cache that is broken, foreign
+    or out of reach is told of in the choice's source, and does no harm. Raises RuntimeUnavailable if none runs.
     """
     notes: list[str] = []
     path = _file_of(key, notes)
@@ -70,13 +76,15 @@ def fastest(candidates: Sequence[Candidate], load: Load, key: dict[str, Any], af
             return Choice(load(best), timings, f"remembered in {path}")
         except RuntimeUnavailable as error:
             notes.append(f"remembered {best}, but {error}")
-    runtime, timings = measure(candidates, load, math.inf if afresh else LIMIT)
+    runtime, timings = measure(candidates, load, math.inf if afresh else LIMIT, want_confidence)
     if path:
         _remember(path, key, timings, notes)
     return Choice(runtime, timings, "; ".join(["measured now", *notes]))
 
 
-def measure(candidates: Sequence[Candidate], load: Load, limit: float) -> tuple[Runtime, tuple[Timing, ...]]:
+def measure(
+    candidates: Sequence[Candidate], load: Load, limit: float, want_confidence: bool
+) -> tuple[Runtime, tuple[Timing, ...]]:
     """The fastest candidate, loaded, and all timings, fastest first. At most two are in memory at a time."""
     start = time.monotonic()
     best: Runtime | None = None
@@ -88,7 +96,7 @@ def measure(candidates: Sequence[Candidate], load: Load, limit: float) -> tuple[
             continue
         try:
             runtime = load(candidate)
-            ms = _time(runtime, HOPELESS * best_ms)
+            ms = _time(runtime, want_confidence, HOPELESS * best_ms)
         except RuntimeUnavailable as error:
             timings.append(Timing(candidate, None, f"does not run: {error}"))
             continue
@@ -102,14 +110,14 @@ def measure(candidates: Sequence[Candidate], load: Load, limit: float) -> tuple[
     return best, tuple(sorted(timings, key=lambda timing: math.inf if timing.ms is None else timing.ms))
 
 
-def _time(runtime: Runtime, hopeless: float) -> float:
+def _time(runtime: Runtime, want_confidence: bool, hopeless: float) -> float:
     """The shortest of some inferences in ms: what disturbs one makes it longer, never shorter."""
     image = np.random.default_rng(0).integers(0, 256, (*runtime.input_size, 3), np.uint8)
     times: list[float] = []
     until = time.perf_counter() + SHARE
     while len(times) < MOST and (len(times) < LEAST or time.perf_counter() < until):
         start = time.perf_counter()
-        runtime.infer(image)
+        runtime.infer(image, want_confidence)
         times.append(1e3 * (time.perf_counter() - start))
         if len(times) > 1 and min(times) > hopeless:
             break

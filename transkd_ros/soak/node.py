@@ -7,33 +7,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from transkd_ros.model.engines import Prediction
+from transkd_ros.model.engines import Prediction, Runtime
 from transkd_ros.nodes.segmentation import engine
 from transkd_ros.nodes.segmentation.node import main
 
 FAULT = "TRANSKD_SOAK_FAULT"
 
 
-class FaultyRuntime:
-    """A runtime that throws on demand; all else is the runtime's own."""
+def faulty(runtime: Runtime) -> Runtime:
+    """The same, but it throws on demand."""
+    fault, infer_batch = Path(os.environ[FAULT]), runtime.infer_batch
 
-    def __init__(self, runtime: Any) -> None:
-        self._runtime = runtime
-        self._fault = Path(os.environ[FAULT])
-
-    def infer(self, image: np.ndarray) -> Prediction:
-        if self._fault.exists():
+    def infer_or_throw(*args: Any) -> list[Prediction]:
+        if fault.exists():
             raise RuntimeError("the engine was made to throw")
-        prediction: Prediction = self._runtime.infer(image)
-        return prediction
+        return infer_batch(*args)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime, name)
+    runtime.infer_batch = infer_or_throw  # type: ignore[method-assign, assignment]
+    return runtime
 
 
 if __name__ == "__main__":
     open_runtime = engine.open_runtime
-    engine.open_runtime = lambda *args, **kwargs: FaultyRuntime(open_runtime(*args, **kwargs))  # type: ignore[assignment]
+    engine.open_runtime = lambda *args, **kwargs: faulty(open_runtime(*args, **kwargs))  # type: ignore[assignment]
     sys.exit(main())

@@ -15,7 +15,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="name of a shipped model, or folder of a bundle")
     parser.add_argument("--size", type=cli.size, metavar="WIDTHxHEIGHT", help="network input (default: the model's)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: the engine's own choice)")
-    parser.add_argument("--no-confidence", action="store_true", help="as the node runs it with `confidence: false`")
+    parser.add_argument("--confidence", action="store_true", help="with it, as a `confidence_threshold` needs it")
     cli.add_engine_options(parser.add_argument_group("engine"))
     return parser
 
@@ -34,7 +34,7 @@ def main() -> int:
     asked = (args.engine, args.device, args.precision)
     try:
         bundle = load_bundle(find_model(args.model or DEFAULT_MODEL))
-        choice = tune(bundle, *asked, args.size, args.threads, not args.no_confidence)
+        choice = tune(bundle, *asked, args.size, args.threads, args.confidence)
     except (BundleError, RuntimeUnavailable, ValueError) as error:
         raise cli.CommandError(str(error)) from error
     height, width = choice.runtime.input_size

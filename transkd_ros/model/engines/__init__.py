@@ -63,7 +63,7 @@ def open_runtime(
     precision: str = "auto",
     input_size: tuple[int, int] | None = None,
     threads: int = 0,
-    want_confidence: bool = True,
+    want_confidence: bool = False,
     tune: bool = True,
 ) -> Runtime:
     """Load `bundle` on an engine and warm it up; `.reason` says what was chosen and why.
@@ -73,7 +73,7 @@ def open_runtime(
     precision: one of PRECISIONS; "int8" is the bundle's quantised graph.
     input_size: (H, W) pixels, multiples of the manifest's `size_divisor` in 32..4096; None = the manifest's.
     threads: CPU threads; 0 = the engine's own choice.
-    want_confidence: False leaves the confidence map out of the graph.
+    want_confidence: what is timed and compiled now tells the confidence, too; else that is compiled when it is wanted.
     tune: what "auto" leaves open is timed here, or remembered from when it was (see `model.tuning`); False takes the
         first that works in the order in which they are fast on most machines.
 
@@ -102,7 +102,7 @@ def tune(
     precision: str = "auto",
     input_size: tuple[int, int] | None = None,
     threads: int = 0,
-    want_confidence: bool = True,
+    want_confidence: bool = False,
 ) -> tuning.Choice:
     """Time every candidate of `open_runtime` with these arguments, however long it takes, and remember it for it.
 
@@ -137,11 +137,11 @@ class _Ways:
     passed_over: list[str]
     size: tuple[int, int]
     threads: int
-    outputs: tuple[str, ...]
+    want_confidence: bool
 
     def load(self, candidate: Candidate) -> Runtime:
-        options = LoadOptions(candidate.device, candidate.precision, self.size, self.threads, self.outputs)
-        return _load(candidate.engine, self.bundle, options)
+        options = LoadOptions(candidate.device, candidate.precision, self.size, self.threads)
+        return _load(candidate.engine, self.bundle, options, self.want_confidence)
 
     def key(self) -> dict[str, Any]:
         """All that the candidates' times depend on, JSON-ready."""
@@ -151,7 +151,7 @@ class _Ways:
             "bundle": self.bundle.manifest.files,
             "input_size": list(self.size),
             "threads": self.threads,
-            "outputs": list(self.outputs),
+            "want_confidence": self.want_confidence,
             "candidates": [list(candidate) for candidate in self.candidates],
         }
 
@@ -186,8 +186,7 @@ def _ways(
     if not candidates:
         raise _none_runs(bundle, reasons)
     candidates.sort(key=_rank)
-    outputs = bundle.manifest.outputs if want_confidence else ("mask",)
-    return _Ways(bundle, candidates, reasons, size, threads, outputs)
+    return _Ways(bundle, candidates, reasons, size, threads, want_confidence)
 
 
 def _candidates(bundle: Bundle, engine: str, device: str, precision: str) -> list[Candidate]:
@@ -228,7 +227,7 @@ def _rank(candidate: Candidate) -> int:
 
 def _fastest(ways: _Ways, afresh: bool = False) -> tuning.Choice:
     try:
-        return tuning.fastest(ways.candidates, ways.load, ways.key(), afresh)
+        return tuning.fastest(ways.candidates, ways.load, ways.key(), ways.want_confidence, afresh)
     except RuntimeUnavailable as error:
         raise _none_runs(ways.bundle, [*ways.passed_over, str(error)]) from error
 
@@ -242,8 +241,8 @@ def _none_runs(bundle: Bundle, reasons: list[str]) -> RuntimeUnavailable:
 
 def _explained(runtime: Runtime, because: str) -> Runtime:
     runtime.reason = f"{runtime.engine} on {runtime.device} ({runtime.precision}): {because}"
-    if fallen_back := getattr(runtime, "fallen_back", ""):
-        runtime.reason += f"; {fallen_back}"
+    if runtime.fallen_back:
+        runtime.reason += f"; {runtime.fallen_back}"
     return runtime
 
 
@@ -263,13 +262,13 @@ def _check_arguments(
         raise ValueError(f"threads is {threads}; give 0 for the engine's own choice, or a positive number")
 
 
-def _load(engine: str, bundle: Bundle, options: LoadOptions) -> Runtime:
+def _load(engine: str, bundle: Bundle, options: LoadOptions, want_confidence: bool) -> Runtime:
     """Load and warm up; whatever an engine's library throws becomes one line."""
     module = _engine_module(engine)
     try:
         runtime: Runtime = module.load(bundle, options)
         # The first inference allocates and compiles: better now than on the first frame.
-        prediction = runtime.infer(np.zeros((*options.input_size, 3), np.uint8))
+        prediction = runtime.infer(np.zeros((*options.input_size, 3), np.uint8), want_confidence)
     except (RuntimeUnavailable, BundleError):
         raise
     except Exception as error:  # each library has exceptions of its own

@@ -1,4 +1,4 @@
-"""What every engine shares: the Runtime protocol, its result, and how devices and precisions are chosen.
+"""What every engine shares: the Runtime with its compiled graphs, and how devices and precisions are chosen.
 
 An engine is a module of this package with three functions: `devices()` lists what it can use on this machine, its
 best device first, `precisions(device)` what one computes in, the likely fastest first, and `load(bundle, options)`
@@ -7,10 +7,16 @@ makes a Runtime. `open_runtime` in the package's `__init__` picks among them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from transkd_ros.cli import one_line
+from transkd_ros.model.bundle import Bundle
 
 
 class RuntimeUnavailable(RuntimeError):  # noqa: N818
@@ -24,22 +30,103 @@ class Prediction(NamedTuple):
     confidence: np.ndarray | None
 
 
-class Runtime(Protocol):
-    """A loaded graph that turns images of one size into masks. From any thread, but one call at a time."""
+class Kind(NamedTuple):
+    """What a compiled graph takes and gives: so many images at once, and with the masks the confidence or not."""
+
+    images: int
+    confidence: bool
+
+    def __str__(self) -> str:
+        images = "one image" if self.images == 1 else f"{self.images} images at once"
+        return f"{images} {'with' if self.confidence else 'without'} confidence"
+
+
+Graph = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+"""Compiled for a Kind: images (H, W, 3) to new arrays, the masks and maybe the confidences, (images, H, W) uint8."""
+
+
+class Runtime(ABC):
+    """A network that turns images of one size into masks: a graph of each Kind, compiled when it is first wanted.
+
+    From any thread, but one inference at a time. To be subclassed: `compile_graph` makes the graphs.
+    """
 
     engine: str
-    device: str
-    precision: str
-    input_size: tuple[int, int]  # (H, W)
-    reason: str  # which engine was chosen and why, for the log
+    reason = ""  # which engine was chosen and why, for the log
+    fallen_back = ""  # which nodes the device does not run, and who does
+    takes_batches = False  # whether the network takes several images at once; known when a graph has been compiled
 
-    def infer(self, image: np.ndarray) -> Prediction:
-        """Segment `image`, (H, W, 3) uint8 RGB, contiguous, of `input_size`; ValueError for any other."""
-        ...
+    def __init__(self, bundle: Bundle, options: LoadOptions) -> None:
+        self.device, self.precision, self.input_size = options.device, options.precision, options.input_size
+        self.tell: Callable[[str], None] = lambda text: None  # hears about graphs that are compiled aside
+        self._has_confidence = "confidence" in bundle.manifest.outputs
+        self._graphs: dict[Kind, Graph] = {}
+        self._aside: set[Kind] = set()  # compiled in a thread, or tried in vain
+        self._closed = False
+
+    @abstractmethod
+    def compile_graph(self, kind: Kind) -> Graph:
+        """Load and compile the network, while other graphs may be at work. Raises what the engine's library does."""
+
+    def infer(self, image: np.ndarray, want_confidence: bool = False) -> Prediction:
+        """Segment `image`, (H, W, 3) uint8 RGB, contiguous, of `input_size`; ValueError for any other.
+
+        No confidence if it is not wanted, or the network tells none.
+        """
+        return self.infer_batch([image], want_confidence)[0]
+
+    def infer_batch(
+        self, images: Sequence[np.ndarray], want_confidence: bool = False, wait: bool = True
+    ) -> list[Prediction]:
+        """Segment images as `infer` does, at once where the network takes batches.
+
+        The first call for a number of images, and the first that wants confidence, has to compile a graph. It waits for
+        that; or, with `wait` false, it uses what there is (one image after the other, without confidence), while the
+        graph is compiled in a thread.
+        """
+        for image in images:
+            check_image(image, self.input_size)
+        kind = Kind(len(images) if self.takes_batches else 1, want_confidence and self._has_confidence)
+        if kind not in self._graphs:
+            if wait or not self._graphs:
+                self._graphs[kind] = self.compile_graph(kind)
+            else:
+                self._compile_aside(kind)
+                kind = self._nearest(kind)
+        predictions: list[Prediction] = []
+        for first in range(0, len(images), kind.images):
+            masks, *rest = self._graphs[kind](images[first : first + kind.images])
+            confidences = list(rest[0]) if rest and want_confidence else [None] * kind.images
+            predictions += map(Prediction, masks, confidences)
+        return predictions
+
+    def _nearest(self, kind: Kind) -> Kind:
+        """Of the graphs that there are: one with confidence if that is wanted, and then for as many images."""
+        there = [other for other in list(self._graphs) if other.images in (1, kind.images)]
+        return min(there, key=lambda other: (other.confidence != kind.confidence, other.images != kind.images))
+
+    def _compile_aside(self, kind: Kind) -> None:
+        """Once: where it fails, frames do without."""
+        if kind not in self._aside:
+            self._aside.add(kind)
+            threading.Thread(target=self._add, args=(kind,), name="compiling", daemon=True).start()
+
+    def _add(self, kind: Kind) -> None:
+        start = time.monotonic()
+        try:
+            graph = self.compile_graph(kind)
+            graph([np.zeros((*self.input_size, 3), np.uint8)] * kind.images)  # the first inference allocates
+        except Exception as error:  # each library has exceptions of its own
+            self.tell(f"the network cannot be compiled for {kind}, so frames do without: {one_line(error)[:300]}")
+            return
+        if not self._closed:
+            self._graphs[kind] = graph
+            self.tell(f"the network was compiled for {kind} in {time.monotonic() - start:.1f} s")
 
     def close(self) -> None:
         """Release the engine's memory. `infer` must not be called afterwards."""
-        ...
+        self._closed = True
+        self._graphs.clear()
 
 
 class Candidate(NamedTuple):
@@ -60,7 +147,6 @@ class LoadOptions(NamedTuple):
     precision: str  # one of the device's precisions(); "int8" only if the bundle has a quantised graph
     input_size: tuple[int, int]  # (H, W)
     threads: int  # CPU threads; 0 = the engine's own choice
-    outputs: tuple[str, ...]  # ("mask",) or ("mask", "confidence")
 
 
 def choose_device(engine: str, requested: str, available: Sequence[str]) -> str:
@@ -79,6 +165,11 @@ def choose_precisions(engine: str, device: str, requested: str, available: Seque
     if requested not in available:
         raise RuntimeUnavailable(f"{engine} on {device} has no {requested}; it has {', '.join(available)}")
     return [requested]
+
+
+def stacked(images: Sequence[np.ndarray]) -> np.ndarray:
+    """(images, H, W, 3), without a copy if there is one image."""
+    return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
 
 
 def check_image(image: np.ndarray, input_size: tuple[int, int]) -> None:

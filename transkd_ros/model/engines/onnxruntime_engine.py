@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import onnxruntime as ort
 
 from transkd_ros.model.bundle import Bundle
 from transkd_ros.model.cache import CacheUnavailable, machine_folder
-from transkd_ros.model.engines.base import LoadOptions, Prediction, RuntimeUnavailable, check_image
+from transkd_ros.model.engines.base import Graph, Kind, LoadOptions, Runtime, RuntimeUnavailable, stacked
+from transkd_ros.model.engines.onnx_pruning import pruned
 
 ENGINE = "onnxruntime"
 _PROVIDERS = {  # fastest first; what one cannot run, the next of them does
@@ -37,42 +39,43 @@ def load(bundle: Bundle, options: LoadOptions) -> OnnxRuntime:
     return OnnxRuntime(bundle, options)
 
 
-class OnnxRuntime:
-    """An ONNX Runtime session on one execution provider; implements `Runtime`.
+class OnnxRuntime(Runtime):
+    """ONNX Runtime sessions on one execution provider.
 
     `fallen_back` names the nodes that the device cannot run, and who runs them; "" if there are none.
     """
 
     engine = ENGINE
-    reason = ""
 
     def __init__(self, bundle: Bundle, options: LoadOptions) -> None:
-        self.device, self.precision, self.input_size = options.device, options.precision, options.input_size
+        super().__init__(bundle, options)
+        quantised = bundle.int8_onnx if options.precision == "int8" else None
+        self._file = quantised or bundle.model_onnx
+        self._threads = options.threads
+
+    def compile_graph(self, kind: Kind) -> Graph:
         session_options = ort.SessionOptions()
-        session_options.intra_op_num_threads = options.threads
+        session_options.intra_op_num_threads = self._threads
         session_options.log_severity_level = 3  # errors only
         session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        self._session = ort.InferenceSession(
-            bundle.int8_onnx if self.precision == "int8" else bundle.model_onnx,
-            session_options,
-            providers=_providers(self.device, self.precision),
+        outputs = ["mask", "confidence"] if kind.confidence else ["mask"]
+        session = ort.InferenceSession(
+            pruned(self._file.read_bytes(), outputs), session_options, providers=_providers(self.device, self.precision)
         )
         # A provider whose libraries are missing is dropped silently in favour of the next.
         provider = _PROVIDERS[self.device]
-        if self._session.get_providers()[0] != provider:
+        if session.get_providers()[0] != provider:
             raise RuntimeUnavailable(
                 f"{ENGINE} lists {self.device} but cannot start it; check the NVIDIA libraries"
             )
-        self.fallen_back = _fallen_back(self._session, provider)
-        self._outputs = options.outputs
+        self.fallen_back = _fallen_back(session, provider)
+        self.takes_batches = isinstance(session.get_inputs()[0].shape[0], str)  # the name of a free dimension
 
-    def infer(self, image: np.ndarray) -> Prediction:
-        check_image(image, self.input_size)
-        maps = [output[0] for output in self._session.run(self._outputs, {"image": image[np.newaxis]})]
-        return Prediction(maps[0], maps[1] if len(maps) > 1 else None)
+        def run(images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+            maps: Sequence[np.ndarray] = session.run(outputs, {"image": stacked(images)})
+            return maps
 
-    def close(self) -> None:
-        del self._session
+        return run
 
 
 def _providers(device: str, precision: str) -> list[tuple[str, dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import openvino as ov
 
 from transkd_ros.model.bundle import Bundle
 from transkd_ros.model.cache import machine_folder
-from transkd_ros.model.engines.base import LoadOptions, Prediction, check_image
+from transkd_ros.model.engines.base import Graph, Kind, LoadOptions, Runtime
 
 ENGINE = "openvino"
 _FLOATS = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16, "fp16": ov.Type.f16}
@@ -42,37 +43,39 @@ def precisions(device: str) -> list[str]:
     return [*(["int8"] if "INT8" in capabilities else []), *names]
 
 
-class OpenVinoRuntime:
-    """A graph compiled by OpenVINO for one image size; implements `Runtime`."""
+class OpenVinoRuntime(Runtime):
+    """Graphs compiled by OpenVINO for one image size."""
 
     engine = ENGINE
-    reason = ""
 
     def __init__(self, bundle: Bundle, options: LoadOptions) -> None:
-        self.device, self.precision, self.input_size = options.device, options.precision, options.input_size
+        super().__init__(bundle, options)
         quantised = options.precision == "int8"
-        model = _core.read_model(bundle.int8_onnx if quantised else bundle.model_onnx)
-        # Only the wanted outputs are compiled, so that an unwanted confidence map costs nothing.
-        model = ov.Model([model.output(name).get_node() for name in options.outputs], model.get_parameters())
-        model.reshape([1, *options.input_size, 3])
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        self._file = (quantised and bundle.int8_onnx) or bundle.model_onnx
+        self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if not quantised:  # there, what is not int8 is in the device's default
-            config["INFERENCE_PRECISION_HINT"] = _FLOATS[self.precision]
+            self._config["INFERENCE_PRECISION_HINT"] = _FLOATS[self.precision]
         if self.device == "CPU" and options.threads:
-            config["INFERENCE_NUM_THREADS"] = options.threads
-        self._request = _compile(model, self.device, config).create_infer_request()
-        self._outputs = options.outputs
+            self._config["INFERENCE_NUM_THREADS"] = options.threads
 
-    def infer(self, image: np.ndarray) -> Prediction:
-        check_image(image, self.input_size)
-        # Copied: a tensor that shares memory cannot be made of a read-only view of a message.
-        self._request.get_input_tensor().data[0] = image
-        self._request.infer()
-        maps = [self._request.get_tensor(name).data[0].copy() for name in self._outputs]
-        return Prediction(maps[0], maps[1] if len(maps) > 1 else None)
+    def compile_graph(self, kind: Kind) -> Graph:
+        model = _core.read_model(self._file)
+        self.takes_batches = model.input("image").get_partial_shape()[0].is_dynamic
+        # Only the wanted outputs are compiled, so that an unwanted confidence map costs nothing.
+        outputs = ("mask", "confidence") if kind.confidence else ("mask",)
+        model = ov.Model([model.output(name).get_node() for name in outputs], model.get_parameters())
+        model.reshape([kind.images, *self.input_size, 3])
+        request = _compile(model, self.device, self._config).create_infer_request()
 
-    def close(self) -> None:
-        del self._request
+        def run(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+            # Copied: a tensor that shares memory cannot be made of a read-only view of a message.
+            batch = request.get_input_tensor().data
+            for place, image in zip(batch, images, strict=True):
+                place[:] = image
+            request.infer()
+            return [request.get_tensor(name).data.copy() for name in outputs]
+
+        return run
 
 
 def _compile(model: ov.Model, device: str, config: dict[str, Any]) -> ov.CompiledModel:

@@ -5,14 +5,14 @@ The only module of the vehicle wing that imports torch to run a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from transkd_ros.model.bundle import EXPORTED_PROGRAM, Bundle
-from transkd_ros.model.engines.base import LoadOptions, Prediction, check_image
+from transkd_ros.model.engines.base import Graph, Kind, LoadOptions, Runtime, stacked
 from transkd_ros.model.engines.torch_program import read_program
 
 ENGINE = "torch"
@@ -36,30 +36,34 @@ def load(bundle: Bundle, options: LoadOptions) -> TorchRuntime:
     return TorchRuntime(bundle, options)
 
 
-class TorchRuntime:
-    """An exported program run by torch; implements `Runtime`."""
+class TorchRuntime(Runtime):
+    """An exported program run by torch."""
 
     engine = ENGINE
-    reason = ""
 
     def __init__(self, bundle: Bundle, options: LoadOptions) -> None:
-        self.device, self.precision, self.input_size = options.device, options.precision, options.input_size
+        super().__init__(bundle, options)
         self._torch_device = torch.device(self.device.lower())
-        program = torch.export.load(read_program(bundle.path / EXPORTED_PROGRAM)).module()
+        exported = torch.export.load(read_program(bundle.path / EXPORTED_PROGRAM))
+        (image,) = (node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs)
+        self.takes_batches = isinstance(image.meta["val"].shape[0], torch.SymInt)
+        program = exported.module()
         _drop_dtype_assertions(program)
-        self._model: _Model = _Outputs(program, len(options.outputs)).to(self._torch_device)
-        if self.device == "CUDA":
-            with self._mode():
-                self._model = _cuda_graph(self._model, options.input_size)
-        elif options.threads:
+        self._program = program.to(self._torch_device)
+        if self.device == "CPU" and options.threads:
             torch.set_num_threads(options.threads)
 
-    def infer(self, image: np.ndarray) -> Prediction:
-        check_image(image, self.input_size)
-        with self._mode():
-            outputs = self._model(torch.tensor(image[np.newaxis]))
-            maps = [output[0].cpu().numpy() for output in outputs]
-        return Prediction(maps[0], maps[1] if len(maps) > 1 else None)
+    def compile_graph(self, kind: Kind) -> Graph:
+        model: _Model = _Outputs(self._program, 2 if kind.confidence else 1)
+        if self.device == "CUDA":
+            with self._mode():
+                model = _cuda_graph(model, (kind.images, *self.input_size, 3))
+
+        def run(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+            with self._mode():
+                return [output.cpu().numpy() for output in model(torch.tensor(stacked(images)))]
+
+        return run
 
     @contextmanager
     def _mode(self) -> Iterator[None]:
@@ -68,7 +72,8 @@ class TorchRuntime:
             yield
 
     def close(self) -> None:
-        del self._model
+        super().close()
+        del self._program
         if self.device == "CUDA":
             torch.cuda.empty_cache()
 
@@ -86,14 +91,14 @@ class _Outputs(torch.nn.Module):
         return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs[: self.count])
 
 
-def _cuda_graph(model: _Model, input_size: tuple[int, int]) -> _Model:
-    """`model` compiled and captured in a CUDA graph for one input size.
+def _cuda_graph(model: _Model, shape: tuple[int, ...]) -> _Model:
+    """`model` compiled and captured in a CUDA graph for one shape (images, H, W, 3) of its input.
 
     Captured by hand, not by torch.compile's "reduce-overhead": that one keeps its graphs per thread, and the
     node loads in one thread and infers in another.
     """
     compiled = torch.compile(model, dynamic=False)
-    image = torch.zeros((1, *input_size, 3), dtype=torch.uint8, device="cuda")
+    image = torch.zeros(shape, dtype=torch.uint8, device="cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -101,7 +106,8 @@ def _cuda_graph(model: _Model, input_size: tuple[int, int]) -> _Model:
             compiled(image)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Other threads may use the GPU meanwhile: another graph may be at work.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outputs = compiled(image)
 
     def replay(frame: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Callable
 from types import SimpleNamespace
 
 from transkd_ros.model.bundle import load_bundle
@@ -16,11 +17,12 @@ from transkd_ros.segmenter import Segmenter
 class Engine:
     """What `open_runtime` has opened, within a `segmenter`; one thread at a time.
 
+    `tell` hears, in another thread, when a graph has been compiled that frames had to do without.
     Raises BundleError, FileNotFoundError, RuntimeUnavailable or ValueError for parameters it cannot be opened with.
     """
 
-    def __init__(self, settings: SimpleNamespace) -> None:
-        self._settings = settings
+    def __init__(self, settings: SimpleNamespace, tell: Callable[[str], None]) -> None:
+        self._settings, self._tell = settings, tell
         self.bundle = load_bundle(find_model(settings.model))
         labels = self.bundle.manifest.labels
         if settings.confidence_threshold and not self.has_confidence:
@@ -31,6 +33,7 @@ class Engine:
             settings.fit == "letterbox",
             labels.ignore_id,
             settings.confidence_threshold,
+            wait=False,
         )
         self._is_open = True
 
@@ -64,10 +67,11 @@ class Engine:
             settings.precision,
             None if isinstance(size, str) else size,  # "model"
             settings.threads,
-            want_confidence=settings.confidence,
+            want_confidence=settings.confidence_threshold > 0,  # else only while somebody listens
             tune=settings.tune,
         )
         _give_memory_back()
+        runtime.tell = self._tell
         return runtime
 
 

@@ -143,7 +143,7 @@ class SegmentationNode(ManagedNode):
         """In a thread of its own; on_configure finds what came of it."""
         try:
             camera_sources(settings)  # may refuse them, before a model is loaded in vain
-            self._loaded = Engine(settings)
+            self._loaded = Engine(settings, self.get_logger().info)
         except Exception as error:  # whatever an engine's library throws
             self._loaded = error
 
