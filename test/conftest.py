@@ -81,7 +81,7 @@ def tiny_onnx() -> bytes:
     types, make = onnx.TensorProto, onnx.helper
 
     def image_like(name, *channels):
-        return make.make_tensor_value_info(name, types.UINT8, [1, "height", "width", *channels])
+        return make.make_tensor_value_info(name, types.UINT8, ["batch", "height", "width", *channels])
 
     weight = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
     nodes = [

@@ -31,14 +31,12 @@ class Mailbox(Generic[Item]):
             self._changed.notify()
             return displaced
 
-    def take(self, timeout: float | None = None) -> tuple[Hashable, Item] | None:
-        """The next key's item; None after `timeout` seconds without one, or once the mailbox is closed."""
+    def take(self, timeout: float | None = None, most: int = 1) -> list[tuple[Hashable, Item]]:
+        """The items of the next keys, `most` of those that are there; none after `timeout` seconds without one, or once
+        the mailbox is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed, timeout)
-            if self._closed or not self._items:
-                return None
-            key = next(iter(self._items))
-            return key, self._items.pop(key)
+            return [(key, self._items.pop(key)) for key in list(self._items)[:most]]
 
     def clear(self) -> None:
         """Throw away what waits."""

@@ -34,11 +34,11 @@ def torch_bundle(tmp_path_factory, tiny_bundle):
             confidence, classes = self.conv(image.permute(0, 3, 1, 2).float()).float().max(1)
             return classes.to(torch.uint8), confidence.to(torch.uint8)
 
-    height, width = (torch.export.Dim(name, min=1, max=128) for name in ("height", "width"))
+    batch, height, width = (torch.export.Dim(name, min=1, max=128) for name in ("batch", "height", "width"))
     program = torch.export.export(
         BrightestChannel().eval(),
-        (torch.zeros(1, 64, 96, 3, dtype=torch.uint8),),
-        dynamic_shapes={"image": {1: 32 * height, 2: 32 * width}},
+        (torch.zeros(2, 64, 96, 3, dtype=torch.uint8),),
+        dynamic_shapes={"image": {0: batch, 1: 32 * height, 2: 32 * width}},
     )
     file = tmp_path_factory.mktemp("program") / "model.pt2"
     torch.export.save(program, file)
@@ -97,6 +97,16 @@ def test_without_want_confidence_there_is_only_a_mask(bundle, engine, colours):
         assert confidence is None
 
 
+def test_the_masks_of_a_batch_are_those_of_its_images(bundle, engine, colours):
+    runtime = open_runtime(bundle, engine, device="cpu", precision="fp32")
+    assert runtime.takes_batches
+    images = [colours, 255 - colours, np.ascontiguousarray(colours[::-1])]
+    for want_confidence in (False, True):
+        for image, (mask, confidence) in zip(images, runtime.infer_batch(images, want_confidence), strict=True):
+            np.testing.assert_array_equal(mask, image.argmax(2))
+            assert confidence is None if not want_confidence else np.array_equal(confidence, image.max(2))
+
+
 @pytest.mark.parametrize("graph_engine", ["openvino", "onnxruntime"])
 def test_the_shipped_model_gives_the_same_mask_with_its_confidence_and_without(graph_engine):
     pytest.importorskip(graph_engine)
@@ -106,6 +116,9 @@ def test_the_shipped_model_gives_the_same_mask_with_its_confidence_and_without(g
     alone, both = runtime.infer(image), runtime.infer(image, want_confidence=True)
     np.testing.assert_array_equal(alone.mask, both.mask)
     assert alone.confidence is None and both.confidence.max() > 128
+    images = [image, np.ascontiguousarray(image[:, ::-1])]
+    for each, answer in zip(images, runtime.infer_batch(images), strict=True):  # at once or not, as it was exported
+        np.testing.assert_array_equal(answer.mask, runtime.infer(each).mask)
 
 
 def test_an_onnx_graph_is_pruned_to_what_its_outputs_need(tiny_bundle):

@@ -122,6 +122,7 @@ import rclpy
 from transkd_ros.nodes.segmentation import engine, node as segmentation
 class Faulty:
     engine, device, precision, input_size, reason = "faulty", "none", "fp32", (64, 96), "for a test"
+    takes_batches = False
     def infer_batch(self, *_):
         {infer}
     def close(self): pass

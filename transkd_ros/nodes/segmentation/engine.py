@@ -36,6 +36,16 @@ class Engine:
             wait=False,
         )
         self._is_open = True
+        if settings.max_batch > 1 and not self.runtime.takes_batches:
+            tell(f"max_batch is {settings.max_batch}, but {self.bundle.path} takes one image at a time: export it anew")
+
+    @property
+    def batch(self) -> int:
+        """How many frames are inferred at once, at most."""
+        if not self.runtime.takes_batches:
+            return 1
+        on_cpu = self.runtime.device == "CPU"  # which one image keeps busy
+        return int(self._settings.max_batch or (1 if on_cpu else len(self._settings.cameras)))
 
     @property
     def has_confidence(self) -> bool:

@@ -70,6 +70,12 @@ OPTIONS = (
         "What the network sees: the model's own size (model), or WIDTHxHEIGHT in pixels, e.g. 512x384.",
         dynamic=True,
     ),
+    Option(
+        "max_batch",
+        0,
+        "Frames of so many cameras are inferred at once if they wait; 0: of one on a CPU, of all elsewhere.",
+        limits=(0, 64),
+    ),
     Option("threads", 0, "CPU threads of the engine; 0 leaves it to the engine.", limits=(0, 1024)),
     Option(
         "mask_size",

@@ -1,7 +1,8 @@
 """The worker of the segmentation node: the thread on which frames become masks, and which opens a failed engine again.
 
-Callbacks leave the newest frame of each camera with it; it serves the cameras in turn. What happens to the pixels is in
-`transkd_ros.segmenter`, what a camera publishes and counts in `camera.py` and `account.py`.
+Callbacks leave the newest frame of each camera with it; it serves them in turn, or several that wait in one batch.
+What happens to the pixels is in `transkd_ros.segmenter`, what a camera publishes and counts in `camera.py` and
+`account.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -20,13 +22,25 @@ from transkd_ros.mailbox import Mailbox
 from transkd_ros.nodes.segmentation.budget import FrameBudget
 from transkd_ros.nodes.segmentation.camera import Camera
 from transkd_ros.nodes.segmentation.engine import Engine
-from transkd_ros.segmenter import EngineFailure
+from transkd_ros.segmenter import EngineFailure, Segmentation, View
 from transkd_ros.timing import Timings
 
 FAILURES_IN_A_ROW = 3  # of the engine, after which it is opened again
 BACK_OFF = (0.0, 1.0, 2.0, 4.0, 8.0)  # seconds before each attempt to open it; after the last it is given up
 BUDGET_LOOK = 0.1  # seconds between two looks whether max_total_rate has changed
 JOIN_LIMIT = 5.0  # seconds for the frame at work when the node is deactivated
+
+T = TypeVar("T")
+
+
+class Job(NamedTuple):
+    """A frame at work: its header, what the network is to see of it, and when (s) its work began and it was decoded."""
+
+    camera: Camera
+    header: Any
+    view: View
+    began: float
+    decoded: float
 
 
 class Worker:
@@ -74,35 +88,48 @@ class Worker:
             threading.Thread(target=lambda: [step() for step in late], name="late end", daemon=True).start()
 
     def _run(self) -> None:
-        while item := self._next():
-            _, (camera, message) = item
-            masks = camera.account.masks
-            try:
-                self._segment(camera, message)
-            except FrameError as error:
-                camera.account.dropped(error.cause, str(error))
-            except EngineFailure as error:
-                self._failures += 1
-                self.problem = one_line(error)
-                camera.account.dropped("engine", self.problem)
-                if self._failures >= FAILURES_IN_A_ROW and not self._reopen():
-                    self.broken = True
-                    self._on_broken()
-                    return
-            except Exception as error:  # ROS's, or ours; the next frame may well be fine
-                if not self._node.context.ok():  # a signal has ended ROS while we were publishing
-                    return
-                count = camera.account.dropped if camera.account.masks == masks else camera.account.problem
-                count("internal", f"{type(error).__name__}: {one_line(error)}")
+        while frames := self._next():
+            tried = [self._try([camera], partial(self._prepare, camera, message)) for camera, message in frames]
+            jobs = [job for job in tried if job]
+            answers = self._try([job.camera for job in jobs], partial(self._segment, jobs)) if jobs else None
+            for job, answer in zip(jobs, answers or (), strict=False):
+                self._try([job.camera], partial(self._publish, job, answer))
+            if not self._node.context.ok():  # a signal has ended ROS
+                return
+            if self._failures >= FAILURES_IN_A_ROW and not self._reopen():
+                self.broken = True
+                self._on_broken()
+                return
 
-    def _next(self) -> tuple[Any, tuple[Camera, Any]] | None:
-        """The next frame, which is the newest when the budget of all cameras allows one; None at the end."""
+    def _try(self, cameras: list[Camera], step: Callable[[], T]) -> T | None:
+        """What comes of a step with a frame of each of these cameras; None if it failed, which is counted."""
+        masks = [camera.account.masks for camera in cameras]
+        try:
+            return step()
+        except FrameError as error:
+            for camera in cameras:
+                camera.account.dropped(error.cause, str(error))
+        except EngineFailure as error:
+            self._failures += 1
+            self.problem = one_line(error)
+            for camera in cameras:
+                camera.account.dropped("engine", self.problem)
+        except Exception as error:  # ROS's, or ours; the next frame may well be fine
+            if self._node.context.ok():  # else a signal has ended ROS while we were publishing
+                for camera, before in zip(cameras, masks, strict=True):
+                    count = camera.account.dropped if camera.account.masks == before else camera.account.problem
+                    count("internal", f"{type(error).__name__}: {one_line(error)}")
+        return None
+
+    def _next(self) -> list[tuple[Camera, Any]]:
+        """The next frames, which are the newest when the budget of all cameras allows one; none at the end."""
         while pause := self._budget.wait(time.monotonic(), self._rate()):
             if self._stopping.wait(min(pause, BUDGET_LOOK)):
-                return None
-        item = self._mailbox.take()
-        self._budget.spend(time.monotonic(), self._rate())
-        return item
+                return []
+        items = self._mailbox.take(most=self._engine.batch)
+        for _ in items:
+            self._budget.spend(time.monotonic(), self._rate())
+        return [frame for _, frame in items]
 
     def _rate(self) -> float:
         return float(self._node.get_parameter("max_total_rate").value)
@@ -143,24 +170,30 @@ class Worker:
                 return True
         return False
 
-    def _segment(self, camera: Camera, message: Any) -> None:
+    def _prepare(self, camera: Camera, message: Any) -> Job | None:
+        """None for a frame that is too old. Raises FrameError."""
         limit = self._node.get_parameter("max_frame_age").value
         age = camera.account.age(message.header.stamp)
         if limit and age is not None and age > limit:
             camera.account.stale(age, limit)
-            return
-
-        segmenter = self._engine.segmenter
-        start = time.perf_counter()
+            return None
+        began = time.perf_counter()
         frame = self._decode(camera, message)
         decoded = time.perf_counter()
-        segmentation = segmenter(frame, camera.has_confidence_listener(), camera.region)
-        segmented = time.perf_counter()
-        camera.publish(message.header, frame, segmentation)
-        end = time.perf_counter()
+        view = self._engine.segmenter.view(frame, camera.has_confidence_listener(), camera.region)
+        return Job(camera, message.header, view, began, decoded)
+
+    def _segment(self, jobs: list[Job]) -> list[Segmentation]:
+        """Raises EngineFailure."""
+        answers = self._engine.segmenter.segment([job.view for job in jobs])
         self._failures = self.attempts = 0
         self.problem = ""
+        return answers
 
-        stages = {"decode": decoded - start, **segmentation.timings, "publish": end - segmented, "total": end - start}
-        for stage, seconds in stages.items():
+    def _publish(self, job: Job, segmentation: Segmentation) -> None:
+        start = time.perf_counter()
+        job.camera.publish(job.header, job.view.frame, segmentation)
+        end = time.perf_counter()
+        stages = {"decode": job.decoded - job.began, **segmentation.timings, "publish": end - start}
+        for stage, seconds in (stages | {"total": end - job.began}).items():
             self.timings.add(stage, seconds)
