@@ -23,8 +23,8 @@ LIGHT = 4
 class DeployedNetwork(nn.Module):
     """The graph contract of a bundle around a network.
 
-    Input `image` (1, H, W, 3) uint8 RGB, H and W multiples of the network's size divisor. Outputs `mask` (1, H, W)
-    uint8 class ids and `confidence` (1, H, W) uint8, the largest class probability times 255, computed on every
+    Input `image` (N, H, W, 3) uint8 RGB, H and W multiples of the network's size divisor. Outputs `mask` (N, H, W)
+    uint8 class ids and `confidence` (N, H, W) uint8, the largest class probability times 255, computed on every
     fourth pixel of a row and a column and interpolated: a softmax over all of them is sixteen times the work.
     """
 

@@ -93,10 +93,10 @@ def source_of(arguments: argparse.Namespace) -> Source:
 
 
 def export_onnx(deployed: DeployedNetwork, size: tuple[int, int]) -> tuple[bytes, torch.export.ExportedProgram]:
-    """The graph as ONNX and as a torch.export program, both with free height and width."""
-    image = torch.zeros(1, *size, 3, dtype=torch.uint8)
+    """The graph as ONNX and as a torch.export program, both with free batch, height and width."""
+    image = torch.zeros(2, *size, 3, dtype=torch.uint8)  # of one, torch would make the only size of a batch
     height, width = (torch.export.Dim(name, min=1, max=4096 // SIZE_DIVISOR) for name in ("h", "w"))
-    shapes = {"image": {1: SIZE_DIVISOR * height, 2: SIZE_DIVISOR * width}}
+    shapes = {"image": {0: torch.export.Dim("batch", min=1, max=64), 1: SIZE_DIVISOR * height, 2: SIZE_DIVISOR * width}}
     program = torch.export.export(deployed, (image,), dynamic_shapes=shapes)
     onnx = torch.onnx.export(
         program, (image,), dynamo=True, verbose=False, input_names=["image"], output_names=["mask", "confidence"]

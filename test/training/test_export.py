@@ -71,7 +71,7 @@ def test_the_graph_takes_any_multiple_of_32_and_agrees_with_the_network(checkpoi
         mean, std = (torch.tensor(values) * 255 for values in trained.spec.normalisation())
         logits = trained.network(((torch.from_numpy(image) - mean) / std).permute(2, 0, 1)[None])
     runtime = open_runtime(exported, "openvino", "cpu", "fp32", input_size=size)
-    prediction = runtime.infer(image)
+    prediction = runtime.infer(image, want_confidence=True)
     assert (prediction.mask == logits.argmax(1).squeeze(0).numpy()).mean() >= 0.999
     assert prediction.confidence is not None
     certain = logits.softmax(1).amax(1).squeeze(0).numpy() * 255
@@ -82,6 +82,17 @@ def test_the_torch_program_of_the_bundle_runs(exported):
     image = Frame(Drive(3).frame(0)[0], "rgb8").rgb((64, 96))
     masks = [open_runtime(exported, engine, "cpu", "fp32").infer(image).mask for engine in ("torch", "openvino")]
     assert (masks[0] == masks[1]).mean() >= 0.999
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
+def test_the_graph_takes_batches_whose_masks_are_those_of_the_single_images(exported, engine):
+    runtime = open_runtime(exported, engine, "cpu", "fp32")
+    assert runtime.takes_batches
+    images = [np.ascontiguousarray(Frame(Drive(seed).frame(0)[0], "rgb8").rgb((64, 96))) for seed in (3, 4, 5)]
+    for image, (mask, confidence) in zip(images, runtime.infer_batch(images, want_confidence=True), strict=True):
+        alone = runtime.infer(image, want_confidence=True)
+        assert (mask == alone.mask).mean() >= 0.999  # kernels may add up in another order
+        assert np.abs(confidence.astype(int) - alone.confidence).max() <= 1
 
 
 def test_a_graph_that_disagrees_is_not_written(checkpoint, tmp_path, monkeypatch):
