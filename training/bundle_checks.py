@@ -48,18 +48,21 @@ def check_parity(trained: Trained, bundle: Bundle, frames: Frames) -> float:
     return parity
 
 
-def measure(bundle: Bundle, frames: Frames) -> tuple[dict[str, Any], dict[str, float]]:
+def measure(
+    bundle: Bundle, frames: Frames, size: tuple[int, int] | None = None
+) -> tuple[dict[str, Any], dict[str, float]]:
     """Accuracy of the bundle on labelled frames, and each precision's arg-max agreement with fp32.
 
-    Run by OpenVINO as on a vehicle: the frame resized to the model's input, the mask enlarged to the frame. What the
-    CPU lacks is left out with a line; ExportError where int8 does not run. Returns ({precision: {"miou",
+    Run by OpenVINO as on a vehicle: the frame resized to the network's input, which is `size` (H, W) or the model's
+    own, the mask enlarged to the frame. What the CPU lacks is left out with a line; ExportError where int8 does not
+    run. Returns ({precision: {"miou",
     "pixel_accuracy", "frames", "iou": {class: …}}}, {precision: agreement}), all 0–1; no accuracy where the frames have
     no labels.
     """
     segmenters = {}
     for precision in ("fp32", "bf16", *(["int8"] if bundle.int8_onnx else [])):
         try:
-            runtime = open_runtime(bundle, "openvino", "cpu", precision, want_confidence=False)
+            runtime = open_runtime(bundle, "openvino", "cpu", precision, size, want_confidence=False)
             segmenters[precision] = Segmenter(runtime)
         except RuntimeUnavailable as error:
             if precision == "int8":
