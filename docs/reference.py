@@ -1,17 +1,20 @@
-"""Writes the tables of node parameters and launch arguments into docs/nodes.md: `make docs` runs it.
+"""Writes what pages quote: tables of node parameters and launch arguments, and measured numbers. `make docs` runs it.
 
-A table stands between two comments: `<!-- parameters: MODULE -->` for the OPTIONS of a module, or
-`<!-- arguments: FILE -->` for the ARGUMENTS of a launch file; and `<!-- end -->`. The tables are in the page, not made
-while the site is built, so that it reads whole in a repository browser too; `test/test_docs.py` fails while one of
-them is not what this script writes.
+A table stands between two comments: `<!-- parameters: MODULE -->` for the OPTIONS of a module, `<!-- arguments: FILE
+-->` for the ARGUMENTS of a launch file, or one of `<!-- targets: FILE -->`, `speeds` and `sentence` for what
+`transkd_ros.benchmark.record` makes of a record; and `<!-- end -->`. The tables are in the page, not made while the
+site is built, so that it reads whole in a repository browser too; `test/test_docs.py` fails while one of them is not
+what this script writes.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -21,14 +24,16 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "nodes.md"
-BLOCK = re.compile(r"(<!-- (parameters|arguments): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "docs" / "cost.md", ROOT / "docs" / "nodes.md"]
+RECORDED = ("targets", "speeds", "sentence")
+BLOCK = re.compile(rf"(<!-- (parameters|arguments|{'|'.join(RECORDED)}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEFT_EMPTY = " Empty: as in the parameter file."
 
 
 def rewritten(text: str) -> str:
     """A page with each of its tables as the code has it now."""
     tables: dict[str, Callable[[str], list[str]]] = {"parameters": parameters, "arguments": arguments}
+    tables |= {kind: partial(recorded, kind) for kind in RECORDED}
     return BLOCK.sub(lambda block: "\n".join([block[1], *tables[block[2]](block[3]), "", block[4]]), text)
 
 
@@ -55,6 +60,11 @@ def arguments(file: str) -> list[str]:
             for a in declared(file)
         ),
     )
+
+
+def recorded(kind: str, file: str) -> list[str]:
+    """What the record at `file` (relative to the repository) says, by a function of `transkd_ros.benchmark.record`."""
+    return getattr(import_module("transkd_ros.benchmark.record"), kind)(json.loads((ROOT / file).read_text()))
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -124,4 +134,5 @@ def declared(file: str) -> list[Argument]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    PAGE.write_text(rewritten(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(rewritten(page.read_text()))

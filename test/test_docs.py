@@ -62,6 +62,13 @@ def test_tables_of_parameters_and_arguments_are_what_the_code_says(reference):
     assert now == then, f"run `python docs/reference.py`: docs/nodes.md lacks {missing} and has {outdated}"
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "cost.md"], ids=lambda page: page.name)
+def test_numbers_that_a_page_quotes_are_those_of_the_record(reference, page):
+    text = page.read_text()
+    assert reference.BLOCK.search(text)
+    assert reference.rewritten(text) == text, f"run `python docs/reference.py`: {page.name} is not as its records are"
+
+
 def test_every_parameter_and_argument_says_what_it_means(reference):
     pytest.importorskip("rclpy", reason="rclpy: the nodes import it")
     options = [o for module in NODES.values() for o in importlib.import_module(f"transkd_ros.{module}").OPTIONS]

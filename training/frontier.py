@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -107,18 +108,17 @@ class Record:
 
 
 # ---- accuracy ------------------------------------------------------------------------------------
-def with_accuracy(record: Record, bundle: Bundle, sizes: Sequence[tuple[int, int]], frames: Frames) -> Record:
-    """The record with the bundle's points at these sizes: those that it has of the same graphs, the others measured."""
+def with_accuracy(record: Record, bundle: Bundle, size: tuple[int, int], frames: Frames) -> Record:
+    """The record with the bundle's points of this size: as it has them, if they are of the same graphs, or measured."""
     points = {point.place: point for point in record.points}
-    for size in sizes:
-        graphs = {precision: _graph(bundle, precision) for precision in _precisions(bundle)}
-        known = [points.get((bundle.manifest.name, size, precision)) for precision in graphs]
-        if _are_current([point for point in known if point], graphs):
-            continue
-        print(f"{bundle.manifest.name} at {size[1]}x{size[0]}", flush=True)
-        for precision, accuracy in measure(bundle, frames, size)[0].items():
-            point = _point(bundle, size, precision, accuracy)
-            points[point.place] = point
+    graphs = {precision: _graph(bundle, precision) for precision in _precisions(bundle)}
+    known = (points.get((bundle.manifest.name, size, precision)) for precision in graphs)
+    if _are_current([point for point in known if point], graphs):
+        return record
+    print(f"{bundle.manifest.name} at {size[1]}x{size[0]}", flush=True)
+    for precision, accuracy in measure(bundle, frames, size)[0].items():
+        point = _point(bundle, size, precision, accuracy)
+        points[point.place] = point
     about = {"date": _now(), "machine": machine(), "versions": versions()}
     return replace(record, points=tuple(points.values()), accuracy=about)
 
@@ -220,23 +220,25 @@ def _now() -> str:
 
 
 # ---- the command ---------------------------------------------------------------------------------
-def write(record: Record, output: Path, command: str) -> None:
-    """OUTPUT.json, and OUTPUT.md and OUTPUT.png once there are times."""
+def write(record: Record, output: Path) -> None:
+    """OUTPUT.json."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    table, text, image = (output.with_name(output.name + end) for end in (".json", ".md", ".png"))
-    stored = asdict(record)
-    write_atomic(table, json.dumps(stored, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    if any(point.ms for point in record.points):
-        write_atomic(text, page(stored, command, image.name))
-        write_atomic(image, picture(stored))
-        print(f"\n{text.read_text()}\nwrote {table}, {text}, {image}")
+    text = json.dumps(asdict(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(output.with_name(f"{output.name}.json"), text)
+
+
+def write_page(record: Record, output: Path, command: str) -> None:
+    """OUTPUT.md and OUTPUT.png."""
+    text, image = (output.with_name(output.name + end) for end in (".md", ".png"))
+    write_atomic(text, page(asdict(record), command, image.name))
+    write_atomic(image, picture(asdict(record)))
+    print(f"\n{text.read_text()}\nwrote {text} and {image}")
 
 
 def main() -> None:
     args = _parser().parse_args()
     table = args.output.with_name(args.output.name + ".json")
     record = Record.read(table)
-    command = shlex.join(["python", "training/frontier.py", *sys.argv[1:]])
     if not args.time_only:
         bundles = [load_bundle(path) for path in args.bundle or _shipped()]
         _check(bundles, args.sizes)
@@ -246,13 +248,16 @@ def main() -> None:
         if record and record.frames != frames.name:
             raise cli.CommandError(f"{table} is about {record.frames}, not {frames.name}: give another --output")
         record = record or Record(frames.name)
-        for bundle in bundles:
-            record = with_accuracy(record, bundle, args.sizes, frames)
-            write(record, args.output, command)  # what is measured stays
+        for bundle, size in product(bundles, args.sizes):
+            record = with_accuracy(record, bundle, size, frames)
+            write(record, args.output)  # what is measured stays
+    if record is None:
+        raise cli.CommandError(f"{table} is not there: without it there is nothing to time")
     if not args.accuracy_only:
-        if record is None:
-            raise cli.CommandError(f"{table} is not there: without it there is nothing to time")
-        write(with_times(record, args.engine, args.inferences), args.output, command)
+        record = with_times(record, args.engine, args.inferences)
+        write(record, args.output)
+    if any(point.ms for point in record.points):
+        write_page(record, args.output, shlex.join(["python", "training/frontier.py", *sys.argv[1:]]))
 
 
 def _shipped() -> list[Path]:

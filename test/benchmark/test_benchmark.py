@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from transkd_ros.benchmark import engines, rate, row
+from transkd_ros.benchmark import baseline, engines, rate, record, row
+from transkd_ros.benchmark.__main__ import MEASUREMENTS
 from transkd_ros.benchmark.freshness import age_target
-from transkd_ros.benchmark.measurement import TURN, Settings, Target, frame_messages, take_turns
+from transkd_ros.benchmark.measurement import TURN, Settings, Skipped, Target, frame_messages, take_turns
 from transkd_ros.benchmark.memory import growth_target, resident
-from transkd_ros.model.bundle import load_bundle
+from transkd_ros.model.bundle import Bundle, load_bundle
 from transkd_ros.model.engines import Candidate
 from transkd_ros.model.tuning import Timing
 
@@ -55,6 +57,48 @@ def test_a_frame_may_be_older_than_the_engine_takes_by_two_camera_intervals():
 
 def test_memory_may_shrink_but_not_grow_by_two_percent():
     assert [growth_target(200.0, after).met for after in (150.0, 203.9, 204.1)] == [True, True, False]
+
+
+def test_the_default_model_takes_half_of_the_first_graph_s_time_and_keeps_its_accuracy(tiny_bundle):
+    assert [baseline.time_target("x", ratio).met for ratio in (0.5, 0.51)] == [True, False]
+    metrics = {"val": {"fp32": {"miou": 0.76}, "int8": {"miou": 0.739}}}
+    measured = Bundle(tiny_bundle.path, replace(tiny_bundle.manifest, metrics=metrics))
+    assert [target.met for target in baseline.accuracy_targets(measured, "int8")] == [False]
+    assert [target.met for target in baseline.accuracy_targets(measured, "fp32")] == [True]
+    assert baseline.accuracy_targets(tiny_bundle, "fp32") == []
+
+
+def test_without_the_repository_s_history_the_first_graph_is_skipped_with_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(baseline, "FIRST_GRAPH", "0" * 40)
+    with pytest.raises(Skipped, match="Git history"):
+        baseline._first_bundle(tmp_path)
+
+
+def test_a_record_shows_every_target_what_was_timed_and_how_long_it_all_took():
+    judged = [Target("rate, bf16", 23.44, "≥", 10.0, "× naive"), Target("start", 4.0, "<", 3.0, "s")]
+    naive = {"size": [512, 1024], "ms": {"naive": 1237.4, "bf16": 52.8}, "times_naive": {"bf16": 23.44}}
+    first = {"input_size": [384, 512], "ms": {"first graph": 20.0, "now": 9.0}}
+    told = {
+        "date": "2026-01-02T00:00:00+00:00",
+        "machine": {"cpu": "some CPU", "cpus": 2},
+        "model": {"name": "net"},
+        "measurements": {
+            "naive": naive
+            | {"agreement_percent": {"bf16": 99.5}, "targets": [judged[0].to_json()], "seconds": 100},
+            "baseline": first | {"shortest_ms": {"first graph": 19.0, "now": 8.0}, "targets": [], "seconds": 80},
+            "startup": {"targets": [judged[1].to_json()]},
+            "memory": {"resident_mb": {"end": {"now": 263.1}}},
+            "freshness": {"skipped": "no rclpy"},
+        },
+    }
+    lines = record.targets(told)
+    assert lines[0] == "Measured on some CPU, 2 CPUs, 2026-01-02, in 3 minutes; model `net`."
+    assert "| rate, bf16 (naive) | 23.4 × naive | ≥ 10.0 | met |" in lines
+    assert "| start (startup) | 4.00 s | < 3.00 | missed |" in lines
+    assert "| freshness | skipped: no rclpy | | |" in lines
+    assert {"| bf16 | 52.8 | 23.4 | 99.50 % |", "| now | 9.0 | 8.0 | 0.45 |"} <= set(record.speeds(told))
+    said = " ".join(record.sentence(told))
+    assert "1024×512 frame becomes a mask in 52.8 ms" in said and "23 times" in said and "263 MB" in said
 
 
 def test_a_machine_s_row_names_it_and_every_way_that_ran():
@@ -129,7 +173,10 @@ def test_a_quick_run_leaves_every_measurement_in_the_json(tmp_path, tiny_bundle)
     assert report["model"]["name"] == "tiny" and report["model"]["files"]
 
     measurements = report["measurements"]
-    assert list(measurements) == ["naive", "node-cost", "engines", "freshness", "memory", "evaluation", "comparison"]
+    assert list(measurements) == list(MEASUREMENTS)
+    assert all(values["seconds"] >= 0 for values in measurements.values())
+    if "skipped" in measurements["baseline"]:  # a copy without the repository's history
+        assert "Git history" in measurements.pop("baseline")["skipped"]
     assert not [name for name, values in measurements.items() if "skipped" in values]
     assert measurements["naive"]["fps"]["fp32"] > 0  # the network of this bundle has no naive peer
     stages = {"take", "decode", "resize", "upsize", "message", "publish", "total"}
@@ -140,10 +187,12 @@ def test_a_quick_run_leaves_every_measurement_in_the_json(tmp_path, tiny_bundle)
     peaks = measurements["evaluation"]["memory"]["peak_mb"]
     assert 10 < peaks["engine"] < peaks["evaluation"]
     assert len(measurements["evaluation"]["frames_per_second"]["evaluation"]) == 1
-    counts = {"naive": 0, "node-cost": 2, "engines": 1, "freshness": 1, "memory": 2, "evaluation": 2, "comparison": 2}
-    for name, count in counts.items():
-        targets = measurements[name]["targets"]
-        assert len(targets) == count
+    assert all(len(values) == 1 and values[0] > 0 for values in measurements["startup"]["seconds_to_mask"].values())
+    counts = {"naive": 0, "node-cost": 2, "engines": 1, "baseline": 1, "startup": 2, "freshness": 1, "memory": 2}
+    counts |= {"evaluation": 2, "comparison": 2}  # the tiny model has no mIoU to judge, and its network no naive peer
+    for name, measured in measurements.items():
+        targets = measured["targets"]
+        assert len(targets) == counts[name]
         for target in targets:
             assert set(target) == {"name", "value", "sense", "limit", "unit", "met"}
             assert target["name"] in result.stdout

@@ -18,6 +18,8 @@ MEASUREMENTS = {
     "naive": "rate",
     "node-cost": "node_cost",
     "engines": "engines",
+    "baseline": "baseline",
+    "startup": "startup",
     "freshness": "freshness",
     "memory": "memory",
     "evaluation": "offline_rate",

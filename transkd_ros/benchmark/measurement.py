@@ -84,8 +84,10 @@ def measure_all(measurements: Mapping[str, Callable[[], Measurement]], about: di
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     done: dict[str, Any] = {}
     report = {"date": now, "machine": machine(), "versions": versions(), **about, "measurements": done}
+    shown: list[Target] = []
     for name, measure in measurements.items():
         console.print(f"\n[bold]{name}[/bold]")
+        start = time.monotonic()
         try:
             measurement = measure()
         except Skipped as reason:
@@ -93,9 +95,15 @@ def measure_all(measurements: Mapping[str, Callable[[], Measurement]], about: di
             done[name] = {"skipped": str(reason)}
         else:
             _show(console, measurement)
+            shown += measurement.targets
             done[name] = measurement.to_json()
+        done[name]["seconds"] = round(time.monotonic() - start, 1)
         write_atomic(output, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    print(f"\n{output}")
+    console.print("\n[bold]targets[/bold]")
+    for target in shown:
+        _judge(console, target)
+    minutes = sum(values["seconds"] for values in done.values()) / 60
+    print(f"\n{output}, after {minutes:.1f} minutes")
 
 
 def _show(console: Console, measurement: Measurement) -> None:
@@ -103,9 +111,13 @@ def _show(console: Console, measurement: Measurement) -> None:
     for note in measurement.notes:
         console.print(note, highlight=False, markup=False, style="dim", soft_wrap=True)
     for target in measurement.targets:
-        verdict = "[green]met[/green]" if target.met else "[red]missed[/red]"
-        text = f"{target.name}: {target.value:.2f} {target.unit}, target {target.sense} {target.limit:.2f}: {verdict}"
-        console.print(text, highlight=False, soft_wrap=True)
+        _judge(console, target)
+
+
+def _judge(console: Console, target: Target) -> None:
+    verdict = "[green]met[/green]" if target.met else "[red]missed[/red]"
+    text = f"{target.name}: {target.value:.2f} {target.unit}, target {target.sense} {target.limit:.2f}: {verdict}"
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def frame_messages(count: int, size: tuple[int, int]) -> list[Any]:
