@@ -105,6 +105,14 @@ def export_onnx(deployed: DeployedNetwork, size: tuple[int, int]) -> tuple[bytes
     return onnx.model_proto.SerializeToString(), program
 
 
+def int8_graph(checkpoint: Path, trained: Trained, size: tuple[int, int]) -> bytes:
+    """The float graph of a run that fine-tuned `trained` for int8. Raises TrainedError for one of another network."""
+    tuned = read_checkpoint(checkpoint, int8=True)
+    if (tuned.spec, tuned.labels.names) != (trained.spec, trained.labels.names):
+        raise TrainedError(f"--int8-checkpoint {checkpoint} is a {tuned.spec} of other classes or another network")
+    return export_onnx(DeployedNetwork(tuned.network, tuned.spec), size)[0]
+
+
 def export(arguments: argparse.Namespace) -> None:
     check_output(arguments.output, arguments.overwrite)
     source = source_of(arguments)
@@ -120,7 +128,8 @@ def export(arguments: argparse.Namespace) -> None:
     if arguments.int8:
         images = calibration_images(source.run, arguments.calibration, size, arguments.int8_frames, trained.labels)
         print(f"quantising, on {len(images)} frames", flush=True)
-        files[INT8_ONNX] = quantise(graph, images)
+        tuned = int8_graph(arguments.int8_checkpoint, trained, size) if arguments.int8_checkpoint else None
+        files[INT8_ONNX] = quantise(tuned or graph, images, tuned=tuned is not None)
     if arguments.torch:
         torch.export.save(program, archive := io.BytesIO())
         files[EXPORTED_PROGRAM] = archive.getvalue()
@@ -176,7 +185,8 @@ def check_and_measure(
     if INT8_ONNX in files and (fault := fault_of_int8(metrics, agreement)):
         raise ExportError(
             f"int8 {fault}, and nothing is written; left in float, these parts would give pixels their class back: "
-            f"{_dearest(fields, files, frames)}. Export without --int8"
+            f"{_dearest(fields, files, frames)}. Export without --int8, or "
+            "fine-tune the network for it first (model.int8 in its recipe)"
         )
 
 
@@ -204,6 +214,8 @@ def parse_arguments(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, metavar="FOLDER|BAG",
                         help="frames that the ranges of int8 are taken from (those the run trained on)")
     parser.add_argument("--int8-frames", type=cli.positive_int, default=300, help="how many of them (%(default)s)")
+    parser.add_argument("--int8-checkpoint", type=Path, metavar="CHECKPOINT",
+                        help="of a run that fine-tuned the network for int8 (model.int8): the graph in int8 is its")
     parser.add_argument("--torch", action="store_true", help="add model.pt2, for the torch engine on CUDA")
     about = parser.add_argument_group("for the manifest and the model card")
     about.add_argument("--role", choices=("student", "teacher"), help="student by default")
@@ -215,6 +227,8 @@ def parse_arguments(args: list[str] | None = None) -> argparse.Namespace:
         parser.error("--labels needs --images")
     if arguments.calibration and not arguments.int8:
         parser.error("--calibration needs --int8")
+    if arguments.int8_checkpoint and not arguments.int8:
+        parser.error("--int8-checkpoint needs --int8")
     if arguments.output is None and arguments.bundle is None:
         parser.error("--output is required with --checkpoint")
     arguments.output = arguments.output or arguments.bundle

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from training.data.samples import IGNORE
+from training.deploy import fold
 from training.distillers import Distiller, DistillerError
 from training.distillers.base import Phase, Preparation, check_fit
-from training.networks import NetworkSpec, Normalise, build_network
+from training.fake_int8 import FakeInt8
+from training.networks import NetworkError, NetworkSpec, Normalise, build_network
 from training.soft_labels import StoredTeacher
 from training.taps import Widths, compile_parts, run_tapped, widths
 from training.teachers import Teacher, TeacherSource, load_teacher
@@ -67,6 +70,8 @@ class SegmentationModule(L.LightningModule):
         warmup_steps: steps of linear warm-up.
         power: of the polynomial decay; 1 is linear.
         compile: by torch.compile, from the first step on: quicker on a GPU, slower on a CPU.
+        int8: fine-tune `initial_weights` for int8: folded as the export folds it, with the statistics of batch norms as
+            they are, the network computes as `training.fake_int8` says. The export has --int8-checkpoint for it.
         seed: the run's (linked to seed_everything).
     """
 
@@ -93,6 +98,7 @@ class SegmentationModule(L.LightningModule):
         warmup_steps: int = 100,
         power: float = 0.9,
         compile: bool = False,
+        int8: bool = False,
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -103,6 +109,8 @@ class SegmentationModule(L.LightningModule):
         self.network = build_network(self.spec, encoder_weights).to(memory_format=torch.channels_last)
         if initial_weights is not None:
             self._start_from(initial_weights)
+        if int8:
+            self._fold(initial_weights is None, compile)
         self.normalise = Normalise(self.spec)
         self.confusion = MulticlassConfusionMatrix(len(self.table.names), ignore_index=IGNORE)
         if class_weights is not None and len(class_weights) != len(self.table.names):
@@ -126,6 +134,26 @@ class SegmentationModule(L.LightningModule):
         if trained.spec != self.spec:
             raise TrainedError(f"model.initial_weights {source} is a {trained.spec}; model is a {self.spec}")
         self.network.load_state_dict(trained.network.state_dict())
+
+    def _fold(self, untrained: bool, compile: bool) -> None:
+        """Raises NetworkError for a network that was not trained yet, and for one that is compiled."""
+        if untrained:
+            raise NetworkError("model.int8 fine-tunes a network that was trained: name it in model.initial_weights")
+        if compile:
+            raise NetworkError("model.int8 and model.compile do not go together: set one of them to false")
+        self.network = fold(self.network).requires_grad_().to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> SegmentationModule:
+        super().train(mode)
+        if self.hparams["int8"]:  # a folded network's batch norms are constants of its convolutions
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        """What the network has to run in."""
+        return FakeInt8(self.network) if self.hparams["int8"] else nullcontext()
 
     def learn_from(self, teacher: Teacher | StoredTeacher, distiller: Distiller) -> None:
         """Put the student under a teacher. Raises ClassTableError or DistillerError where they do not fit."""
@@ -203,7 +231,9 @@ class SegmentationModule(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes, H, W) of images (B, 3, H, W) uint8."""
-        return self.network(self.normalise(images).to(memory_format=torch.channels_last))
+        normalised = self.normalise(images).to(memory_format=torch.channels_last)
+        with self._arithmetic():
+            return self.network(normalised)
 
     def on_train_epoch_start(self) -> None:
         self.phase = [phase for phase in self.phases if phase.start <= self.current_epoch][-1]
@@ -233,7 +263,9 @@ class SegmentationModule(L.LightningModule):
         teacher. Without a labelled pixel the cross-entropy is zero.
         """
         target = labels.long()
-        student = run_tapped(self.network, self.normalise(images).to(memory_format=torch.channels_last))
+        normalised = self.normalise(images).to(memory_format=torch.channels_last)
+        with self._arithmetic():
+            student = run_tapped(self.network, normalised)
         losses: dict[str, Tensor] = {}
         if self.phase.labelled:
             logits = student.logits.float()

@@ -22,12 +22,13 @@ class QuantisationError(Exception):
     """A graph that cannot be quantised as asked; the text is one line that says why and what to do."""
 
 
-def quantise(graph: bytes, images: Sequence[np.ndarray]) -> bytes:
+def quantise(graph: bytes, images: Sequence[np.ndarray], tuned: bool = False) -> bytes:
     """The ONNX graph in int8, its ranges those that `images` give rise to: (H, W, 3) uint8 RGB, of one size.
 
     Weights are symmetric per channel, activations asymmetric where they have both signs. Half of the weights'
-    range is left out, because CPUs without VNNI add pairs of products in 16 bits, which saturate otherwise. Raises
-    QuantisationError for no images, and where NNCF is missing or refuses.
+    range is left out, because CPUs without VNNI add pairs of products in 16 bits, which saturate otherwise. Biases are
+    corrected, unless the weights were `tuned` for int8. Raises QuantisationError for no images, and where NNCF is
+    missing or refuses.
     """
     if not len(images):
         raise QuantisationError("no frames to calibrate int8 on: give a folder or a bag with --calibration")
@@ -45,7 +46,9 @@ def quantise(graph: bytes, images: Sequence[np.ndarray]) -> bytes:
             subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=_kept_in_float(model.graph)),
             advanced_parameters=parameters.AdvancedQuantizationParameters(
-                overflow_fix=parameters.OverflowFix.ENABLE, activations_quantization_params=per_tensor
+                overflow_fix=parameters.OverflowFix.ENABLE,
+                disable_bias_correction=tuned,
+                activations_quantization_params=per_tensor,
             ),
         )
     except nncf.ValidationError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from training.deploy import fold
 from training.networks import NetworkSpec, build_network
 from transkd_ros.cli import one_line
 from transkd_ros.model.bundle import load_bundle
@@ -58,15 +59,26 @@ def _how_to_make(path: Path) -> str:
     return f"; train it first: python training/distill.py --config {shown}"
 
 
-def read_checkpoint(path: Path) -> Trained:
-    """The network of a checkpoint. Raises OSError and TrainedError as `opened_checkpoint` does."""
+def read_checkpoint(path: Path, int8: bool = False) -> Trained:
+    """The network of a checkpoint; with `int8`, the folded one of a run that fine-tuned for int8.
+
+    Raises OSError and TrainedError as `opened_checkpoint` does, and TrainedError for the other kind of run.
+    """
     with opened_checkpoint(path) as checkpoint:
         settings = checkpoint["hyper_parameters"]
+        if settings.get("int8", False) != int8:
+            if int8:
+                raise TrainedError(f"{path} is of a run without model.int8: --checkpoint takes it")
+            raise TrainedError(
+                f"{path} was fine-tuned for int8, and goes into the bundle that it started from: "
+                f"training/export.py --bundle NAME --overwrite --int8 --int8-checkpoint {path}"
+            )
         labels = LabelTable.load(settings["labels"])
         spec = NetworkSpec.of(settings, len(labels.names))
         prefix = "network."
         weights = checkpoint["state_dict"].items()
-        network = _network(spec, {key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)})
+        own = {key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)}
+        network = _network(spec, own, folded=int8)
     return Trained(network, spec, labels, settings)
 
 
@@ -95,7 +107,7 @@ def read_trained(source: str) -> Trained:
         raise TrainedError(f"{error}, or a checkpoint (.ckpt)") from error
 
 
-def _network(spec: NetworkSpec, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    network = build_network(spec)
+def _network(spec: NetworkSpec, weights: dict[str, torch.Tensor], folded: bool = False) -> torch.nn.Module:
+    network = fold(build_network(spec)) if folded else build_network(spec)
     network.load_state_dict(weights)
     return network.eval()

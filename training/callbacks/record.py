@@ -92,7 +92,8 @@ class RunRecord(Callback):
             "machine": _machine(module.device),
         }
         write_atomic(folder / METRICS, json.dumps(record, indent=2) + "\n")
-        _show(record, folder)
+        tuned = module.hparams["initial_weights"] if module.hparams["int8"] else None
+        _show(record, folder, tuned)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
@@ -106,8 +107,9 @@ def _by_class(values: dict[str, float]) -> dict[str, Any]:
     return rest | {"val_iou": {name: value for name, value in iou.items() if not math.isnan(value)}}
 
 
-def _show(record: dict[str, Any], folder: Path) -> None:
-    """The IoU of every class, the best score beside the teacher's, and the command that makes a bundle of it."""
+def _show(record: dict[str, Any], folder: Path, tuned: str | None) -> None:
+    """The IoU of every class, the best score beside the teacher's, and the command that makes a bundle of it, or puts
+    it into the bundle that was `tuned` for int8."""
     shown = Table(title=f"Validation, epoch {record['best_epoch']} of {record['epochs']}")
     shown.add_column("class")
     shown.add_column("IoU (%)", justify="right")
@@ -119,9 +121,13 @@ def _show(record: dict[str, Any], folder: Path) -> None:
     print(f"best val mIoU {best:.1%}, epoch {record['best_epoch']} of {record['epochs']}: {checkpoint}")
     if (teacher := record["teacher_val_miou"]) is not None:
         print(f"the teacher's is {teacher:.1%}, on the same images")
-        if teacher <= best:
+        if teacher <= best and not tuned:
             print("warning: the teacher is not better than its student; one that is can teach it more")
-    print(f"export it: python training/export.py --checkpoint {checkpoint} --output models/{folder.name}")
+    if tuned:
+        options = f"--bundle models/{Path(tuned).name} --overwrite --int8 --int8-checkpoint {checkpoint}"
+    else:
+        options = f"--checkpoint {checkpoint} --output models/{folder.name}"
+    print(f"export it: python training/export.py {options}")
     print(f"wrote {folder / METRICS}")
 
 
