@@ -25,7 +25,7 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "config" / "recipes" / "camvid_student_int8.yaml"
-SHIPPED = ROOT / "models" / "camvid_student"
+MODEL = ROOT / "models" / "camvid_light"
 
 
 class Net(torch.nn.Module):
@@ -150,25 +150,27 @@ def test_what_cannot_be_fine_tuned_for_int8_is_refused(settings, message):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # a fit and two exports
 def test_a_run_by_the_recipe_becomes_the_int8_graph_of_its_bundle(shared_scene_tree, tmp_path, monkeypatch, capsys):
     pytest.importorskip("nncf")
     options = {
         "data.root": shared_scene_tree, "data.crop": "[64, 96]", "data.val_size": "[64, 96]", "data.batch_size": 2,
         "data.scenes": 0, "trainer.max_epochs": 1, "trainer.default_root_dir": tmp_path / "run",
-        "trainer.logger": "false", "model.lr": 1e-3,
+        "trainer.logger": "false", "model.lr": 1e-3, "model.initial_weights": MODEL.name,
+        "model.teacher.source": MODEL.name, "model.encoder": "tu-tf_efficientnet_lite0", "model.decoder_width": 128,
     }  # fmt: skip
     distill.main(["--config", str(RECIPE), *(f"--{name}={value}" for name, value in options.items())])
     checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
     said = capsys.readouterr().out
-    assert f"--bundle models/camvid_student --overwrite --int8 --int8-checkpoint {checkpoint}" in said
+    assert f"--bundle models/camvid_light --overwrite --int8 --int8-checkpoint {checkpoint}" in said
 
     with pytest.raises(TrainedError, match="--int8-checkpoint"):
         read_checkpoint(checkpoint)
     tuned = read_checkpoint(checkpoint, int8=True)
-    untuned = fold(read_bundle(SHIPPED).network).state_dict()
+    untuned = fold(read_bundle(MODEL).network).state_dict()
     assert any(not torch.equal(value, untuned[name]) for name, value in tuned.network.state_dict().items())
 
-    output = shutil.copytree(SHIPPED, tmp_path / "camvid_student")
+    output = shutil.copytree(MODEL, tmp_path / "camvid_light")
     before = load_bundle(output).manifest.files
     monkeypatch.setattr(export, "MOST_LOST", 1.0)  # three scenes say nothing of the gate
     images, labels = (shared_scene_tree / "val" / kind for kind in ("images", "labels"))
@@ -185,4 +187,4 @@ def test_a_run_by_the_recipe_becomes_the_int8_graph_of_its_bundle(shared_scene_t
 
 def test_a_checkpoint_of_another_network_or_kind_is_no_int8_graph(random_teacher):
     with pytest.raises(TrainedError, match=r"model\.int8"):
-        export.int8_graph(random_teacher("mit_b1"), read_bundle(SHIPPED), (64, 96))
+        export.int8_graph(random_teacher("mit_b1"), read_bundle(MODEL), (64, 96))
