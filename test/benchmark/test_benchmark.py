@@ -163,7 +163,7 @@ def test_the_naive_peer_gives_the_masks_that_the_engine_gives():
 
 
 # ---- the command ---------------------------------------------------------------------------------
-@pytest.mark.timeout(300)  # starts nine nodes and processes
+@pytest.mark.timeout(300)  # starts nodes and processes, one after the other
 def test_a_quick_run_leaves_every_measurement_in_the_json(tmp_path, tiny_bundle):
     pytest.importorskip("rclpy", reason="freshness and memory are those of a ROS 2 graph")
     output = tmp_path / "benchmark.json"
