@@ -103,13 +103,15 @@ def picture(record: dict[str, Any]) -> bytes:
     axes = figure.subplots()
     for name, precision in dict.fromkeys((point["bundle"], point["precision"]) for point in points):
         line = [point for point in points if (point["bundle"], point["precision"]) == (name, precision)]
+        line.sort(key=lambda point: point["size"])
         across = ([point["ms"] for point in line], [100 * point["miou"] for point in line])
         style = {"color": colours.get(name, "0.5"), "marker": MARKERS.get(precision, "x"), "markersize": 5}
         axes.plot(*across, linewidth=1, alpha=0.8, **style)  # type: ignore[arg-type]
     for point in front(points):
         at = (point["ms"], 100 * point["miou"])
         axes.plot(*at, marker="o", markersize=13, markerfacecolor="none", color="0.2", linestyle="")
-        axes.annotate(f"{point['size'][1]}×{point['size'][0]}", at, (0, 9), textcoords="offset points",
+        above = 9 if point["precision"] == "int8" else -18  # the same size in another precision is near
+        axes.annotate(f"{point['size'][1]}×{point['size'][0]}", at, (0, above), textcoords="offset points",
                       ha="center", fontsize="small")  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -121,7 +123,7 @@ def picture(record: dict[str, Any]) -> bytes:
     used = dict.fromkeys(point["precision"] for point in points)
     marks: list[Any] = [Line2D([], [], color=colours.get(name, "0.5"), label=name) for name in names]
     marks += [Line2D([], [], color="0.4", marker=MARKERS.get(name, "x"), linestyle="", label=name) for name in used]
-    axes.legend(handles=marks, fontsize="small", loc="lower right")
+    figure.legend(handles=marks, fontsize="small", loc="outside right upper", frameon=False)
     with io.BytesIO() as file:
         figure.savefig(file, format="png")
         return file.getvalue()
