@@ -6,7 +6,6 @@ of `transkd_ros.model.cache`.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import math
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from transkd_ros.files import write_atomic
+from transkd_ros.model import memory
 from transkd_ros.model.cache import CacheUnavailable, machine_folder
 from transkd_ros.model.engines.base import Candidate, Runtime, RuntimeUnavailable
 
@@ -107,16 +107,10 @@ def measure(
         if runtime:
             runtime.close()
             del runtime
-            _return_freed_memory()
+            memory.give_back()
     if best is None:
         raise RuntimeUnavailable("; ".join(dict.fromkeys(timing.note for timing in timings)))
     return best, tuple(sorted(timings, key=lambda timing: math.inf if timing.ms is None else timing.ms))
-
-
-def _return_freed_memory() -> None:
-    """To the system, which glibc does not by itself: some 30 MB that a node would hold for its life."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def _time(runtime: Runtime, want_confidence: bool, hopeless: float) -> float:
