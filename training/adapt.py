@@ -33,7 +33,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 
 from training import distill, export
-from training.adaptation.held_out import Standing, stand, write_folder
+from training.adaptation.held_out import Standing, scores, stand, teachers_on_labels, write_folder
 from training.adaptation.opinion import Opinion, export_for_labelling, opinion_of
 from training.adaptation.page import Story, make_page
 from training.adaptation.recipe import Budget, recipe_text, table_text
@@ -320,13 +320,15 @@ def _report(
     write_atomic(folder / REPORT, make_page(story))
     labels = store.labels
     result = {standing.name: standing.to_json(labels) for standing in standings}
+    if (teachers := teachers_on_labels(held_out, store)).matrix.any():
+        result["teachers"] = {"labels": scores(teachers, labels)}
     kept = dict(zip(labels.names, (opinion.trusted / opinion.pixels.clip(1)).round(4).tolist(), strict=True))
     trust = {"threshold": args.trust, "kept": round(opinion.kept, 4), "kept_by_class": kept}
     summary = {"frames": counts, "confidence": round(opinion.confidence, 4), "trust": trust, "held_out": result}
     write_atomic(folder / "result.json", json.dumps(summary | {"seconds": state["seconds"]}, indent=1) + "\n")
-    for standing in standings:
-        for who, score in result[standing.name].items():
-            print(f"{standing.name}: {score['miou']:.1%} mIoU, {score['pixel_accuracy']:.1%} of the pixels as {who}")
+    for name, found in result.items():
+        for who, score in found.items():
+            print(f"{name}: {score['miou']:.1%} mIoU, {score['pixel_accuracy']:.1%} of the pixels as {who}")
     print(f"wrote {bundle.path}, {folder / REPORT}", f"next: {commands[0]}", sep="\n")
 
 

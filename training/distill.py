@@ -1,4 +1,4 @@
-"""Train a network by a recipe: `python training/distill.py --config config/recipes/camvid_student.yaml`.
+"""Train a network by a recipe: `python training/distill.py --config config/recipes/camvid_light.yaml`.
 
 Everything of a recipe can be overridden on the command line (`--trainer.max_epochs 2`); `--print_config` shows the
 whole; `--ckpt_path runs/NAME/checkpoints/last.ckpt` goes on with an interrupted run exactly where it was. A folder that

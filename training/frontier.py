@@ -24,6 +24,9 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: this folder is not the package's parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds; see `cli.run`
+    from training.requirements import require
+
+    require()
 
 from training.bundle_checks import ExportError, measure
 from training.deploy import fold

@@ -221,7 +221,7 @@ def test_memory_that_opening_and_closing_have_freed_goes_back_to_the_system(faul
     faulty(True)
     settings = SimpleNamespace(**{option.name: option.default for option in OPTIONS} | {"model": str(bundle_path)})
     before = fragmented()
-    opened = engine.Engine(settings)
+    opened = engine.Engine(settings, print)
     assert footprint(os.getpid())["memory_mb"] < before - 40
     before = fragmented()
     opened.close()

@@ -498,7 +498,7 @@ LOADING = """
 import sys, time
 from transkd_ros.nodes.segmentation import node as segmentation
 class Loading:
-    def __init__(self, settings):
+    def __init__(self, *settings):
         print("loading", flush=True)
         time.sleep(float(sys.argv[1]))
         print("loaded", flush=True)

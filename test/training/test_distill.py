@@ -29,7 +29,7 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(p for p in (ROOT / "config" / "recipes").glob("*.yaml") if not p.stem.startswith("suite_"))
-STUDENT = ROOT / "config" / "recipes" / "camvid_student.yaml"
+STUDENT = ROOT / "config" / "recipes" / "camvid_mit_b0.yaml"
 
 
 class StopAfter(L.Callback):
@@ -308,7 +308,8 @@ def test_a_checkpoint_that_does_not_belong_to_the_recipe_is_refused(shared_scene
         run(STUDENT, shared_scene_tree, "--ckpt_path", str(tmp_path / "broken.ckpt"))
 
 
-def test_a_missing_teacher_says_which_recipe_makes_it(shared_scene_tree):
+def test_a_missing_teacher_says_which_recipe_makes_it(shared_scene_tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there are no runs
     recipe = ROOT / "config" / "recipes" / "camvid_transkd_base.yaml"
     with pytest.raises(TrainedError, match=r"train it first: .*--config config/recipes/camvid_teacher\.yaml"):
         run(recipe, shared_scene_tree, "--model.teacher.source", "runs/camvid_teacher/checkpoints/best.ckpt")

@@ -13,7 +13,7 @@ from transkd_ros.bags.image_folder import read_image  # noqa: E402
 from transkd_ros.frames import Frame  # noqa: E402
 
 pytestmark = [pytest.mark.training]
-STUDENT = Path(__file__).parents[2] / "config" / "recipes" / "camvid_student.yaml"
+STUDENT = Path(__file__).parents[2] / "config" / "recipes" / "camvid_mit_b0.yaml"
 
 CSV = '{"class_path": "CSVLogger", "init_args": {"save_dir": "."}}'
 

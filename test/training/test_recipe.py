@@ -111,7 +111,7 @@ teachers:
     run: {folder}/camvid_teacher
 student:
   method: labels only
-  recipe: {recipes}/camvid_student.yaml
+  recipe: {recipes}/camvid_mit_b0.yaml
 methods:
   - method: SKR+PEA
     recipe: {recipes}/camvid_skr_pea.yaml

@@ -15,7 +15,7 @@ from transkd_ros.bags.image_folder import ImageFolderError  # noqa: E402
 from transkd_ros.cli import CommandError  # noqa: E402
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:LightningCLI.s args parameter")]
-STUDENT = Path(__file__).parents[2] / "config" / "recipes" / "camvid_student.yaml"
+STUDENT = Path(__file__).parents[2] / "config" / "recipes" / "camvid_mit_b0.yaml"
 AVERAGE = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5")
 
 

@@ -177,7 +177,7 @@ def suite_file(tmp_path, shared_scene_tree, random_teacher):
         "overrides": {"trainer.max_epochs": 1, "trainer.check_val_every_n_epoch": 1, "trainer.accelerator": "cpu"}
         | {f"data.init_args.{name}": value for name, value in data.items()},
         "teachers": {"B1": {"recipe": str(RECIPES / "camvid_teacher.yaml"), "run": str(teacher)}},
-        "student": {"method": "alone", "recipe": str(RECIPES / "camvid_student.yaml")},
+        "student": {"method": "alone", "recipe": str(RECIPES / "camvid_mit_b0.yaml")},
         "methods": [
             {"method": "response KD", "recipe": str(RECIPES / "camvid_response.yaml"), "teacher": "B1"},
             {"method": "TransKD", "recipe": str(RECIPES / "camvid_transkd_base.yaml"), "teacher": "B1"},

@@ -49,18 +49,17 @@ class Standing:
 
     def to_json(self, labels: LabelTable) -> dict[str, Any]:
         against = {"teacher": self.teacher} | ({"labels": self.truth} if self.truth.matrix.any() else {})
-        return {
-            who: {
-                "miou": round(counts.miou(), 6),
-                "pixel_accuracy": round(counts.pixel_accuracy(), 6),
-                "iou": {
-                    name: round(value, 6)
-                    for name, value in zip(labels.names, counts.iou().tolist(), strict=True)
-                    if value == value
-                },
-            }
-            for who, counts in against.items()
-        }
+        return {who: scores(counts, labels) for who, counts in against.items()}
+
+
+def scores(counts: ConfusionMatrix, labels: LabelTable) -> dict[str, Any]:
+    """What is reported of counted masks, as fractions; classes that are in neither side have no IoU."""
+    iou = zip(labels.names, counts.iou().tolist(), strict=True)
+    return {
+        "miou": round(counts.miou(), 6),
+        "pixel_accuracy": round(counts.pixel_accuracy(), 6),
+        "iou": {name: round(value, 6) for name, value in iou if value == value},
+    }
 
 
 def write_folder(frames: Sequence[ExtractedFrame], store: SoftLabels, folder: Path) -> tuple[Path, Path]:
@@ -100,6 +99,16 @@ def stand(models: dict[str, Bundle], frames: Sequence[ExtractedFrame], store: So
         runtime.close()
         standings.append(standing)
     return standings
+
+
+def teachers_on_labels(frames: Sequence[ExtractedFrame], store: SoftLabels) -> ConfusionMatrix:
+    """The teachers' own masks counted against labels, where a bag has any: what they have to give."""
+    counts = ConfusionMatrix(len(store.labels.names), store.labels.ignore_id)
+    for frame, truth in zip(frames, truths(frames, store.labels), strict=True):
+        if truth is not None:
+            height, width = read_image(frame.path).shape[:2]
+            counts.update(teacher_mask(store, frame, (height, width)), resize_mask(truth, (height, width)))
+    return counts
 
 
 def truths(frames: Sequence[ExtractedFrame], labels: LabelTable) -> Iterator[np.ndarray | None]:

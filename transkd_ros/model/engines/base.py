@@ -41,6 +41,8 @@ class Kind(NamedTuple):
         return f"{images} {'with' if self.confidence else 'without'} confidence"
 
 
+COMPILE_LIMIT = 10.0
+"""Seconds that `close` waits for a graph."""
 Graph = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 """Compiled for a Kind: images (H, W, 3) to new arrays, the masks and maybe the confidences, (images, H, W) uint8."""
 
@@ -61,7 +63,7 @@ class Runtime(ABC):
         self.tell: Callable[[str], None] = lambda text: None  # hears about graphs that are compiled aside
         self._has_confidence = "confidence" in bundle.manifest.outputs
         self._graphs: dict[Kind, Graph] = {}
-        self._aside: set[Kind] = set()  # compiled in a thread, or tried in vain
+        self._aside: dict[Kind, threading.Thread] = {}  # compiled in a thread, or tried in vain
         self._closed = False
 
     @abstractmethod
@@ -108,8 +110,8 @@ class Runtime(ABC):
     def _compile_aside(self, kind: Kind) -> None:
         """Once: where it fails, frames do without."""
         if kind not in self._aside:
-            self._aside.add(kind)
-            threading.Thread(target=self._add, args=(kind,), name="compiling", daemon=True).start()
+            self._aside[kind] = threading.Thread(target=self._add, args=(kind,), name="compiling", daemon=True)
+            self._aside[kind].start()
 
     def _add(self, kind: Kind) -> None:
         start = time.monotonic()
@@ -124,8 +126,13 @@ class Runtime(ABC):
             self.tell(f"the network was compiled for {kind} in {time.monotonic() - start:.1f} s")
 
     def close(self) -> None:
-        """Release the engine's memory. `infer` must not be called afterwards."""
+        """Release the engine's memory. `infer` must not be called afterwards.
+
+        Waits for a graph that is being compiled, COMPILE_LIMIT at most: the library crashes a process that ends then.
+        """
         self._closed = True
+        for thread in self._aside.values():
+            thread.join(COMPILE_LIMIT)
         self._graphs.clear()
 
 
