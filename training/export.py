@@ -60,6 +60,8 @@ INPUT_SIZE = (384, 512)
 PROBED = 8
 """Frames on which the parts of a graph are told apart that lose too much in int8."""
 UNSTATED = "not stated"
+KNOWN = ("role", "recipe", "seed", "licence", "data_note", "teaching")
+"""The fields of a manifest that stay when its bundle is exported anew."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def source_of(arguments: argparse.Namespace) -> Source:
     run = None
     if arguments.bundle:
         manifest, trained = load_bundle(arguments.bundle).manifest, read_bundle(arguments.bundle)
-        known = {name: getattr(manifest, name) for name in ("role", "recipe", "seed", "licence", "data_note")}
+        known = {name: getattr(manifest, name) for name in KNOWN}
         size = manifest.input_size
     else:
         trained, run = read_checkpoint(arguments.checkpoint), Run.of(arguments.checkpoint)
@@ -87,7 +89,7 @@ def source_of(arguments: argparse.Namespace) -> Source:
         size = INPUT_SIZE
         if run:
             size = run.input_size
-            known |= {"recipe": str(run.path), "data_note": run.describe_data()}
+            known |= {"recipe": str(run.path), "data_note": run.describe_data(), "teaching": run.teaching()}
     options = {name: value for name in known if (value := getattr(arguments, name, None)) is not None}
     return Source(trained, run, arguments.input_size or size, known | options)
 

@@ -5,6 +5,7 @@ By default they are those of the run that is exported, as its `config.yaml` name
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 import yaml
 from jsonargparse import ArgumentParser
 
+from training.callbacks.folder import METRICS
 from training.data.base import SegmentationData
 from training.data.camvid import CamVid, find_camvid
 from training.data.rendered import RenderedScenes
 from training.data.samples import LabelledImages, Samples, UnlabelledImages, own_ids, spread
+from training.soft_labels import INDEX, SoftLabels
 from transkd_ros.bags.image_folder import ImageFolderError, list_frames, list_images
 from transkd_ros.bags.storage import BagReader
 from transkd_ros.cli import CommandError, one_line
@@ -103,6 +106,22 @@ class Run:
     @property
     def input_size(self) -> tuple[int, int]:
         return self.data.val_size
+
+    def teaching(self) -> dict[str, Any]:
+        """Of a distilled network, its "method" and "teachers", each with its "source", and a single one with the "miou"
+        that the run has measured of it on its validation set. Empty for a run from labels only."""
+        model = self.config.get("model") or {}
+        if not model.get("distiller"):
+            return {}
+        source = Path(model["teacher"]["source"])
+        teachers: list[dict[str, Any]] = [{"source": str(source)}]
+        if (source / INDEX).is_file():
+            teachers = [{"source": teacher["source"]} for teacher in SoftLabels(source).annotators.teachers]
+        else:
+            metrics = self.path.parent / METRICS
+            if metrics.is_file() and (miou := json.loads(metrics.read_text()).get("teacher_val_miou")) is not None:
+                teachers[0]["miou"] = round(miou, 6)
+        return {"method": model["distiller"]["class_path"].rpartition(".")[2], "teachers": teachers}
 
     def describe_data(self) -> str:
         """A sentence for the model card."""

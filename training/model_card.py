@@ -21,6 +21,7 @@ def model_card(fields: dict[str, Any]) -> str:
         f"| multiply-accumulates at {width}×{height} | {fields['macs'] / 1e9:.2f} G |",
         f"| input | {width}×{height} RGB by default; any multiples of {fields['size_divisor']} |",
         f"| recipe | {_recipe(fields)} |",
+        f"| taught by | {_teaching(fields.get('teaching') or {})} |",
         f"| made | {fields['created']} |",
         f"| licence | {fields['licence']} |",
         "",
@@ -59,6 +60,16 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
 def _recipe(fields: dict[str, Any]) -> str:
     recipe = f"`{fields['recipe']}`" if fields["recipe"] else "not stated"
     return recipe if fields["seed"] is None else f"{recipe}, seed {fields['seed']}"
+
+
+def _teaching(teaching: dict[str, Any]) -> str:
+    if not teaching:
+        return "labels only"
+    teachers = [
+        f"`{teacher['source']}`" + (f" ({teacher['miou']:.1%} mIoU)" if "miou" in teacher else "")
+        for teacher in teaching["teachers"]
+    ]
+    return f"{teaching['method']} under {', '.join(teachers)}"
 
 
 def _percent(value: float | None) -> str:

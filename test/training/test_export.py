@@ -14,7 +14,9 @@ pytest.importorskip("lightning")
 pytest.importorskip("onnxscript")
 
 from training import bundle_checks, export, export_frames  # noqa: E402
+from training.model_card import model_card  # noqa: E402
 from training.module import SegmentationModule  # noqa: E402
+from training.soft_labels import Annotators, SoftLabels  # noqa: E402
 from transkd_ros.cli import CommandError  # noqa: E402
 from transkd_ros.frames import Frame  # noqa: E402
 from transkd_ros.model.bundle import load_bundle  # noqa: E402
@@ -24,6 +26,7 @@ from transkd_ros.scenes import Drive  # noqa: E402
 
 pytestmark = [pytest.mark.training, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
+LABELS = LabelTable.load("camvid")
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +167,34 @@ def test_options_override_what_the_run_says(own_run):
     assert source.known["role"] == "teacher" and source.known["recipe"]
 
 
+def taught_by(run, source):
+    recipe = yaml.safe_load((run / "config.yaml").read_text())
+    recipe["model"] = {"distiller": {"class_path": "training.distillers.CWD"}, "teacher": {"source": str(source)}}
+    (run / "config.yaml").write_text(yaml.safe_dump(recipe))
+    return source_of(run).known["teaching"]
+
+
+def test_the_teachers_of_a_run_are_named(own_run, tmp_path):
+    assert source_of(own_run).known["teaching"] == {}
+    run = shutil.copytree(own_run, tmp_path / "run")
+    assert taught_by(run, "big.ckpt") == {"method": "CWD", "teachers": [{"source": "big.ckpt"}]}
+    (run / "metrics.json").write_text('{"teacher_val_miou": 0.6801234}')
+    teaching = taught_by(run, "big.ckpt")
+    assert teaching["teachers"] == [{"source": "big.ckpt", "miou": 0.680123}]
+    fields = {"architecture": {"architecture": "fpn", "encoder": "e"}, "input_size": (64, 96), "labels": LABELS}
+    fields |= {"name": "n", "role": "student", "parameters": 1, "macs": 1, "size_divisor": 32, "seed": 1}
+    fields |= {"metrics": {}, "agreement": {}} | dict.fromkeys(("recipe", "created", "licence", "data_note"), "x")
+    assert "| taught by | CWD under `big.ckpt` (68.0% mIoU) |" in model_card(fields | {"teaching": teaching})
+    assert "| taught by | labels only |" in model_card(fields)
+
+
+def test_the_members_of_a_committee_are_named(own_run, tmp_path):
+    teachers = [{"source": name, "fingerprint": "f", "class_map": None} for name in ("a.ckpt", "b.ckpt")]
+    SoftLabels.create(tmp_path / "store", Annotators(LABELS.to_json(), teachers, (64, 96), (1.0,), True, {}, 4))
+    run = shutil.copytree(own_run, tmp_path / "run")
+    assert taught_by(run, tmp_path / "store")["teachers"] == [{"source": "a.ckpt"}, {"source": "b.ckpt"}]
+
+
 def test_a_bundle_is_not_replaced_without_being_asked_and_that_is_said_at_once(checkpoint, exported, monkeypatch):
     monkeypatch.setattr(export, "source_of", lambda arguments: pytest.fail("something was computed"))
     with pytest.raises(CommandError, match=r"holds a model bundle; give --overwrite"):
@@ -190,6 +221,7 @@ def test_what_is_known_of_a_bundle_is_kept_when_it_is_exported_anew(exported):
         "seed": manifest.seed,
         "licence": "MIT",
         "data_note": manifest.data_note,
+        "teaching": manifest.teaching,
     }
     assert source.input_size == manifest.input_size and source.trained.labels == manifest.labels
 

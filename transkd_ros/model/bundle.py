@@ -100,7 +100,8 @@ class Manifest:
     multiples of `size_divisor` works too. `macs` counts multiply-accumulates of one frame of `input_size`.
     `metrics` are by data split, e.g. `{"camvid_val": {"miou": 0.69}}`, fractions of 1. `agreement` is the
     fraction of pixels whose class equals fp32's, by precision, e.g. `{"bf16": 0.9987}`. `files` maps file
-    names to their SHA-256. In JSON the ignore id of `labels` stands beside it, as `ignore_id`.
+    names to their SHA-256. `teaching` is {"method", "teachers"} of a distilled network, see docs/bundle.md, and empty
+    for one that learned from labels only. In JSON the ignore id of `labels` stands beside it, as `ignore_id`.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Manifest:
     licence: str
     data_note: str
     created: str
+    teaching: dict[str, Any] = dataclasses.field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -169,6 +171,8 @@ class Manifest:
                 f'the network has {data["architecture"]["classes"]} classes, "labels" {len(labels.names)}; '
                 "export the model again with its own label table"
             )
+        if not _is_object(teaching := data.get("teaching", {})):  # older bundles have none
+            raise BundleError(f'"teaching" must be an object, not {json.dumps(teaching)[:80]}')
         values = {key: data[key] for key in _FIELDS if key != "ignore_id"}
         return cls(
             **values
@@ -176,6 +180,7 @@ class Manifest:
                 "labels": labels,
                 "input_size": size,
                 "outputs": tuple(data["outputs"]),
+                "teaching": teaching,
             }
         )
 
