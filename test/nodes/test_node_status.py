@@ -145,7 +145,7 @@ def test_frames_received_are_masks_and_drops_even_where_an_overlay_fails(
         wait_until(failed, "the failure")
 
         def value(key):
-            return int(diagnostics.value(CAMERA, key))
+            return int(diagnostics.value(CAMERA, key) or -1)  # before the first report
 
         wait_until(lambda: value("received") == value("processed") + value("dropped superseded"), "the sum")
         diagnostics.wait_for(CAMERA, "dropped internal", 0)

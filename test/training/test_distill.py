@@ -118,7 +118,7 @@ def run(recipe, scene_tree, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_trains_for_a_step_on_rendered_scenes(recipe, shared_scene_tree, random_teacher):
+def test_every_recipe_trains_for_a_step_on_rendered_scenes(recipe, shared_scene_tree, random_teacher, tmp_path):
     settings = distill.settings_of(["--config", str(recipe)])
     arguments = ["--trainer.fast_dev_run", "1", "--model.labels", "camvid"]
     if str(settings.get("model.teacher.source")).startswith(("runs/", "smp-hub/")):
@@ -131,6 +131,10 @@ def test_every_recipe_trains_for_a_step_on_rendered_scenes(recipe, shared_scene_
         arguments += ["--data.init_args.limit", "4"]
     if settings["data.init_args.proximity"]:
         arguments += ["--data.init_args.proximity", str(shared_scene_tree / "val" / "images")]
+    if settings.get("data.init_args.unlabelled.sources"):
+        sources = json.dumps([str(shared_scene_tree / "val" / "images")])
+        arguments += [f"--data.init_args.unlabelled.sources={sources}"]
+        arguments += [f"--data.init_args.unlabelled.cache={tmp_path}"]
     if settings["model.encoder_weights"] == "imagenet":  # would be downloaded
         arguments += ["--model.encoder_weights", "null"]
     run(recipe, shared_scene_tree, *arguments)
@@ -308,11 +312,11 @@ def test_a_checkpoint_that_does_not_belong_to_the_recipe_is_refused(shared_scene
         run(STUDENT, shared_scene_tree, "--ckpt_path", str(tmp_path / "broken.ckpt"))
 
 
-def test_a_missing_teacher_says_which_recipe_makes_it(shared_scene_tree, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where there are no runs
+def test_a_missing_teacher_says_which_recipe_makes_it(shared_scene_tree, tmp_path):
+    missing = tmp_path / "camvid_teacher" / "checkpoints" / "best.ckpt"
     recipe = ROOT / "config" / "recipes" / "camvid_transkd_base.yaml"
     with pytest.raises(TrainedError, match=r"train it first: .*--config config/recipes/camvid_teacher\.yaml"):
-        run(recipe, shared_scene_tree, "--model.teacher.source", "runs/camvid_teacher/checkpoints/best.ckpt")
+        run(recipe, shared_scene_tree, "--model.teacher.source", str(missing))
 
 
 def test_without_a_recipe_the_command_says_how_to_name_one():

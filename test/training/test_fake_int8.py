@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the training wing needs torch")
 pytest.importorskip("lightning")
 
-from training import distill, export  # noqa: E402
+from training import bundle_checks, distill, export  # noqa: E402
 from training.deploy import DeployedNetwork, fold  # noqa: E402
 from training.fake_int8 import DEPTHWISE, HALF, STEPS, FakeInt8, activation, weight  # noqa: E402
 from training.module import SegmentationModule  # noqa: E402
@@ -172,7 +172,7 @@ def test_a_run_by_the_recipe_becomes_the_int8_graph_of_its_bundle(shared_scene_t
 
     output = shutil.copytree(MODEL, tmp_path / "camvid_light")
     before = load_bundle(output).manifest.files
-    monkeypatch.setattr(export, "MOST_LOST", 1.0)  # three scenes say nothing of the gate
+    monkeypatch.setattr(bundle_checks, "MOST_LOST", 1.0)  # three scenes say nothing of the gate
     images, labels = (shared_scene_tree / "val" / kind for kind in ("images", "labels"))
     words = ["--bundle", output, "--overwrite", "--int8", "--int8-checkpoint", checkpoint, "--input-size", "96x64"]
     words += ["--calibration", images, "--images", images, "--labels", labels]
