@@ -24,7 +24,7 @@ from transkd_ros.model.engines import Candidate
 from transkd_ros.model.tuning import Timing
 
 pytestmark = pytest.mark.slow
-SHIPPED = Path(__file__).resolve().parents[2] / "models" / "camvid_lite0"
+MODELS = Path(__file__).resolve().parents[2] / "models"
 ENVIRONMENT = os.environ | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 
 
@@ -143,17 +143,18 @@ def test_every_usable_engine_is_timed_in_fp32(tiny_bundle):
 
 
 @pytest.mark.training
-def test_the_naive_peer_gives_the_masks_that_the_engine_gives():
+@pytest.mark.parametrize("model", ["camvid_lite0", "camvid_light"])
+def test_the_naive_peer_gives_the_masks_that_the_engine_gives(model):
     pytest.importorskip("torch")
     pytest.importorskip("segmentation_models_pytorch")
-    if not SHIPPED.is_dir():
-        pytest.skip(f"{SHIPPED} is not there")
+    if not (MODELS / model).is_dir():
+        pytest.skip(f"{MODELS / model} is not there")
     from transkd_ros.benchmark.naive import NaiveSegmenter
     from transkd_ros.frames import decode_image
     from transkd_ros.model.engines import open_runtime
     from transkd_ros.segmenter import Segmenter
 
-    bundle, size = load_bundle(SHIPPED), (128, 256)
+    bundle, size = load_bundle(MODELS / model), (128, 256)
     naive = NaiveSegmenter(bundle, size, threads=2)
     ours = Segmenter(open_runtime(bundle, device="cpu", precision="fp32", input_size=size))
     for message in frame_messages(2, size):

@@ -46,7 +46,7 @@ def measure(settings: Settings) -> Measurement:
     values["engines"] = [info._asdict() for info in engines]
     values["auto"] = auto
     notes = [f"{info.engine} {info.device}: {info.note}" for info in engines]
-    return Measurement(values, rows, [target], [f"auto: {chosen.reason}", *notes])
+    return Measurement(values, rows, [target], [f"auto: {auto}", *notes])
 
 
 def _open(settings: Settings, engine: str, device: str, precision: str) -> Runtime | None:

@@ -28,8 +28,16 @@ class NaiveSegmenter:
     def __init__(self, bundle: Bundle, input_size: tuple[int, int], threads: int) -> None:
         torch.set_num_threads(threads)
         spec = bundle.manifest.architecture
+        named = {
+            "encoder_output_stride": spec.get("output_stride"),
+            "decoder_segmentation_channels": spec.get("decoder_width"),
+        }
         network = smp.create_model(
-            spec["architecture"], encoder_name=spec["encoder"], encoder_weights=None, classes=spec["classes"]
+            spec["architecture"],
+            encoder_name=spec["encoder"],
+            encoder_weights=None,
+            classes=spec["classes"],
+            **{name: value for name, value in named.items() if value is not None},
         )
         network.load_state_dict(load_file(bundle.weights))
         self._network = network.eval()

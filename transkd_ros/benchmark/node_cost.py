@@ -59,7 +59,7 @@ def measure(settings: Settings) -> Measurement:
     targets = [
         Target(f"node outside the engine, {name}", cost["total"], "≤", MOST[name], "ms") for name, cost in costs.items()
     ]
-    return Measurement(values, rows, targets, [f"engine: {runtime.reason}"])
+    return Measurement(values, rows, targets, [f"engine: {runtime.engine} on {runtime.device}, {runtime.precision}"])
 
 
 def _jpeg(message: Any) -> Any:
