@@ -37,7 +37,7 @@ from training.adaptation.held_out import Standing, scores, stand, teachers_on_la
 from training.adaptation.opinion import Opinion, export_for_labelling, opinion_of
 from training.adaptation.page import Story, make_page
 from training.adaptation.recipe import Budget, recipe_text, table_text
-from training.annotate import PROCESSES, RANK, annotate, load_members
+from training.annotate import PROCESSES, RANK, annotate, load_members, maps_of_each
 from training.bundle_checks import ExportError
 from training.callbacks.folder import CHECKPOINTS, LAST, METRICS
 from training.committee import Committee
@@ -95,10 +95,8 @@ class Adaptation:
     def committee(self) -> tuple[Committee, list[str | None]]:
         """The teachers, and the class map of each. Raises CommandError where they know other classes."""
         args = self.args
-        maps: list[str | None] = [None if name == "none" else name for name in args.class_map or ["none"]]
-        maps = maps * len(args.teacher) if len(maps) == 1 else maps
-        if len(maps) != len(args.teacher):
-            raise cli.CommandError(f"--class-map is given {len(maps)} times for {len(args.teacher)} teachers")
+        given = [None if name == "none" else name for name in args.class_map or ["none"]]
+        maps = maps_of_each(given, args.teacher)
         pairs = zip(args.teacher, maps, strict=True)
         members = load_members([TeacherSource(name, labels=args.labels, class_map=by) for name, by in pairs])
         committee = Committee(members, args.size or self.student.manifest.input_size, args.scales, args.flip)

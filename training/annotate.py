@@ -85,10 +85,7 @@ def main() -> int:
     args = _parser().parse_args()
     data = data_of([word for recipe in args.config for word in ("--config", str(recipe))])
     data.setup("fit")
-    maps = args.class_map or [None]
-    maps = maps * len(args.teacher) if len(maps) == 1 else maps
-    if len(maps) != len(args.teacher):
-        raise cli.CommandError(f"--class-map is given {len(maps)} times for {len(args.teacher)} teachers")
+    maps = maps_of_each(args.class_map or [None], args.teacher)
     pairs = zip(args.teacher, maps, strict=True)
     sources = [TeacherSource(name, args.precision, args.labels, class_map) for name, class_map in pairs]
     size = args.size or data.val_size
@@ -107,6 +104,14 @@ def main() -> int:
         done = annotate(committee, store, frames, lambda: bar.advance(task))
     print(f"{args.output}: {len(frames)} frames, {done} of them new")
     return 0
+
+
+def maps_of_each(maps: list[str | None], teachers: list[str]) -> list[str | None]:
+    """The class map of each teacher; a single one is that of all. Raises CommandError for another number of them."""
+    maps = maps * len(teachers) if len(maps) == 1 else maps
+    if len(maps) != len(teachers):
+        raise cli.CommandError(f"--class-map is given {len(maps)} times for {len(teachers)} teachers")
+    return maps
 
 
 def load_members(sources: Sequence[TeacherSource]) -> list[Teacher]:

@@ -34,7 +34,7 @@ class ExportError(Exception):
 def check_parity(trained: Trained, bundle: Bundle, frames: Frames) -> float:
     """The share of pixels, 0–1, on which the bundle's fp32 graph gives the trained network's class; ExportError below
     MINIMUM_PARITY."""
-    runtime = open_runtime(bundle, "onnxruntime", "cpu", "fp32", want_confidence=False)
+    runtime = open_runtime(bundle, "onnxruntime", "cpu", "fp32")
     reference = DeployedNetwork(trained.network, trained.spec)  # neither folded nor exported
     equal = []
     for pixels in frames.some(PARITY_FRAMES):
@@ -62,7 +62,7 @@ def measure(
     segmenters = {}
     for precision in ("fp32", "bf16", *(["int8"] if bundle.int8_onnx else [])):
         try:
-            runtime = open_runtime(bundle, "openvino", "cpu", precision, size, want_confidence=False)
+            runtime = open_runtime(bundle, "openvino", "cpu", precision, size)
             segmenters[precision] = Segmenter(runtime)
         except RuntimeUnavailable as error:
             if precision == "int8":

@@ -192,7 +192,7 @@ def with_times(record: Record, engine: str, frames: int) -> Record:
             if _graph(bundle, point.precision) != point.graph:
                 raise BundleError(f"{point.path} is another one by now: measure its accuracy first")
             height, width = point.size
-            runtime = open_runtime(bundle, engine, "cpu", point.precision, (height, width), want_confidence=False)
+            runtime = open_runtime(bundle, engine, "cpu", point.precision, (height, width))
             runtimes[point.place] = runtime
         except (BundleError, RuntimeUnavailable, KeyError) as error:
             print(f"{point} not timed: {cli.one_line(error)}", flush=True)

@@ -84,7 +84,7 @@ def stand(models: dict[str, Bundle], frames: Sequence[ExtractedFrame], store: So
     for name, bundle in models.items():
         teacher, labelled = (ConfusionMatrix(len(labels.names), labels.ignore_id) for _ in range(2))
         standing = Standing(name, teacher, labelled)
-        runtime = open_runtime(bundle, "openvino", "cpu", "fp32", want_confidence=False)
+        runtime = open_runtime(bundle, "openvino", "cpu", "fp32")
         segmenter = Segmenter(runtime)
         for index, (frame, truth) in enumerate(zip(frames, truths(frames, labels), strict=True)):
             pixels = read_image(frame.path)

@@ -40,7 +40,7 @@ def measure(settings: Settings) -> Measurement:
     with TemporaryDirectory() as folder:
         runtimes = {FIRST: _open(_first_bundle(Path(folder)), "fp32", size)}
         runtimes |= _ways(load_bundle(find_model(NETWORK)), size) | _ways(settings.bundle, size)
-        chosen = open_runtime(settings.bundle, device="cpu", input_size=size, want_confidence=False)
+        chosen = open_runtime(settings.bundle, device="cpu", input_size=size)
         judged = f"{settings.bundle.manifest.name} by auto: {chosen.engine}, {chosen.precision}"
         runtimes[judged] = chosen
         images = [decode_image(message).rgb(size) for message in frame_messages(4, size)]
@@ -85,7 +85,7 @@ def _first_bundle(folder: Path) -> Bundle:
 
 
 def _open(bundle: Bundle, precision: str, size: tuple[int, int]) -> Runtime:
-    return open_runtime(bundle, "openvino", "cpu", precision, size, want_confidence=False)
+    return open_runtime(bundle, "openvino", "cpu", precision, size)
 
 
 def _ways(bundle: Bundle, size: tuple[int, int]) -> dict[str, Any]:
