@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from transkd_ros.cli import one_line
 from transkd_ros.frames import Frame
-from transkd_ros.model.engines import Runtime
+from transkd_ros.model.engines import Prediction, Runtime
 from transkd_ros.region import Mapping, Region, crop, fill, mapping, place
 from transkd_ros.sizes import Size
 
@@ -36,6 +37,13 @@ class View:
     inside: Region
     seen: Region
     want_confidence: bool
+    seconds: float
+
+
+class Inference(NamedTuple):
+    """What the network says of a view, and the seconds it took for all that were inferred together."""
+
+    prediction: Prediction
     seconds: float
 
 
@@ -89,7 +97,8 @@ class Segmenter:
 
     def __call__(self, frame: Frame, want_confidence: bool = False, region: Region | None = None) -> Segmentation:
         """The mask of a frame, of which only `region` is seen. Raises FrameError if that lies outside."""
-        return self.segment([self.view(frame, want_confidence, region)])[0]
+        view = self.view(frame, want_confidence, region)
+        return self.place(view, self.infer([view])[0])
 
     def view(self, frame: Frame, want_confidence: bool = False, region: Region | None = None) -> View:
         """What the network is to see of a frame: `region` of it. Raises FrameError if that lies outside."""
@@ -98,8 +107,8 @@ class Segmenter:
         image, inside = fill(part, self.runtime.input_size, self.letterbox)
         return View(frame, image, inside, seen, want_confidence, time.perf_counter() - start)
 
-    def segment(self, views: Sequence[View]) -> list[Segmentation]:
-        """The masks of frames that are inferred together, and the confidences of those that want them."""
+    def infer(self, views: Sequence[View]) -> list[Inference]:
+        """What the network says of views that are inferred together. Raises EngineFailure."""
         start = time.perf_counter()
         want_confidence = self.threshold > 0 or any(view.want_confidence for view in views)
         try:
@@ -107,17 +116,19 @@ class Segmenter:
         except Exception as error:  # each library has exceptions of its own
             raise EngineFailure(f"{type(error).__name__}: {one_line(error)}") from error
         seconds = time.perf_counter() - start
-        return [self._placed(view, *answer, seconds) for view, answer in zip(views, predictions, strict=True)]
+        return [Inference(prediction, seconds) for prediction in predictions]
 
-    def _placed(self, view: View, mask: np.ndarray, confidence: np.ndarray | None, seconds: float) -> Segmentation:
+    def place(self, view: View, inference: Inference) -> Segmentation:
+        """The mask of a frame, of the size that was asked for, and its confidence if the view wants it."""
         start = time.perf_counter()
+        mask, confidence = inference.prediction
         if self.threshold and confidence is not None:
             mask[confidence < 255 * self.threshold] = self.ignore_id
         size = self._size(view.frame)
         where = view.inside, view.seen, view.frame.size, size
         mask = place(mask, *where, self.ignore_id)
         confidence = place(confidence, *where, 0) if view.want_confidence and confidence is not None else None
-        timings = {"resize": view.seconds, "infer": seconds, "upsize": time.perf_counter() - start}
+        timings = {"resize": view.seconds, "infer": inference.seconds, "upsize": time.perf_counter() - start}
         return Segmentation(mask, confidence, mapping(*where), None if size else view.image, timings)
 
     def _size(self, frame: Frame) -> Size | None:

@@ -97,7 +97,7 @@ def get_parameter(user, name):
 class StandInRuntime:
     """Stands for an engine, in what the node uses of one; to be given `infer` and `close`."""
 
-    engine, device, precision, input_size, reason = "stand-in", "none", "fp32", (64, 96), "for a test"
+    engine, device, precision, input_size, reason = "stand-in", "CPU", "fp32", (64, 96), "for a test"
     takes_batches = False
 
     def infer_batch(self, images, want_confidence=False, wait=True):

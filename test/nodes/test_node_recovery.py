@@ -121,7 +121,7 @@ import sys, threading, time
 import rclpy
 from transkd_ros.nodes.segmentation import engine, node as segmentation
 class Faulty:
-    engine, device, precision, input_size, reason = "faulty", "none", "fp32", (64, 96), "for a test"
+    engine, device, precision, input_size, reason = "faulty", "CPU", "fp32", (64, 96), "for a test"
     takes_batches = False
     def infer_batch(self, *_):
         {infer}

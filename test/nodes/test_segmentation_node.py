@@ -471,7 +471,7 @@ HANGING = """
 import sys, time
 from transkd_ros.nodes.segmentation import engine, node as segmentation
 class Hanging:
-    engine, device, precision, input_size, reason = "hanging", "none", "fp32", (64, 96), "for a test"
+    engine, device, precision, input_size, reason = "hanging", "CPU", "fp32", (64, 96), "for a test"
     takes_batches = False
     def infer_batch(self, *_):
         print("inferring", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -23,11 +24,12 @@ AHEAD = 0.2  # seconds; a stamp further in the future means a clock that is ahea
 
 
 class Account:
-    """Of one camera. A cause is counted by one thread only, so no lock is needed."""
+    """Of one camera. Drops may be counted by any thread, the rest by one thread each."""
 
     def __init__(self, node: Node, name: str) -> None:
         self._node, self._name = node, name
         self.drops = dict.fromkeys(DROPS, 0)
+        self._counting = threading.Lock()
         self._logged: dict[str, float] = {}  # cause -> when it was last logged
         self._bad_input_reported = 0
         self._received = self._answered = 0
@@ -62,9 +64,14 @@ class Account:
         if self._age_on_arrival is not None and self._age_on_arrival < -AHEAD:
             self._from_the_future += 1
 
+    def drop(self, cause: str) -> None:
+        """Count a frame that gets no mask; `cause` is one of DROPS."""
+        with self._counting:
+            self.drops[cause] += 1
+
     def skipped(self, cause: str) -> None:
         """A frame that was received is not wanted; `cause` is one of SKIPS."""
-        self.drops[cause] += 1
+        self.drop(cause)
         self._fine = SKIPS[cause]
 
     def accepted(self) -> None:
@@ -97,10 +104,10 @@ class Account:
         self._log(cause, f"{cause}: {reason}")
 
     def dropped(self, cause: str, reason: str) -> None:
-        """Count a frame that gets no mask; logged at most once a second per cause."""
+        """Count a frame that gets no mask for a reason, logged at most once a second per cause."""
         self._log(cause, f"dropped a frame ({cause}): {reason}")
         self._last_drop = f"{cause}: {reason}"
-        self.drops[cause] += 1
+        self.drop(cause)
 
     def stale(self, age: float, limit: float) -> None:
         """Drop a frame that is `age` seconds old, and say whose fault that is."""

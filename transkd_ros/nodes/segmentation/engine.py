@@ -14,7 +14,7 @@ from transkd_ros.segmenter import Segmenter
 
 
 class Engine:
-    """What `open_runtime` has opened, within a `segmenter`; one thread at a time.
+    """What `open_runtime` has opened, within a `segmenter`; one thread at a time may infer.
 
     `tell` hears, in another thread, when a graph has been compiled that frames had to do without.
     Raises BundleError, FileNotFoundError, RuntimeUnavailable or ValueError for parameters it cannot be opened with.
@@ -43,8 +43,17 @@ class Engine:
         """How many frames are inferred at once, at most."""
         if not self.runtime.takes_batches:
             return 1
-        on_cpu = self.runtime.device == "CPU"  # which one image keeps busy
-        return int(self._settings.max_batch or (1 if on_cpu else len(self._settings.cameras)))
+        return int(self._settings.max_batch or (1 if self._on_cpu else len(self._settings.cameras)))
+
+    @property
+    def frames_at_work(self) -> int:
+        """How many frames, or batches of them, are worked on at once: two where a device infers by itself."""
+        return 1 if self._on_cpu else 2
+
+    @property
+    def _on_cpu(self) -> bool:
+        """Where one image keeps all cores busy."""
+        return self.runtime.device == "CPU"
 
     @property
     def has_confidence(self) -> bool:

@@ -1,6 +1,9 @@
-"""The worker of the segmentation node: the thread on which frames become masks, and which opens a failed engine again.
+"""The worker of the segmentation node: the threads on which frames become masks, and which open a failed engine again.
 
-Callbacks leave the newest frame of each camera with it; it serves them in turn, or several that wait in one batch.
+Callbacks leave the newest frame of each camera with it; it serves them in turn, or several that wait in one batch. A
+frame is prepared, inferred and published. Each of these stages has one thread at a time in it, which leaves it when the
+next is free, so that no frame overtakes another. There is one thread where the processor infers, and two where a device
+of its own does: one prepares a frame, or publishes a mask, while the other waits for the device.
 What happens to the pixels is in `transkd_ros.segmenter`, what a camera publishes and counts in `camera.py` and
 `account.py`.
 """
@@ -22,7 +25,7 @@ from transkd_ros.mailbox import Mailbox
 from transkd_ros.nodes.segmentation.budget import FrameBudget
 from transkd_ros.nodes.segmentation.camera import Camera
 from transkd_ros.nodes.segmentation.engine import Engine
-from transkd_ros.segmenter import EngineFailure, Segmentation, View
+from transkd_ros.segmenter import EngineFailure, Inference, View
 from transkd_ros.timing import Timings
 
 FAILURES_IN_A_ROW = 3  # of the engine, after which it is opened again
@@ -58,48 +61,60 @@ class Worker:
         self._budget = FrameBudget()
         self._stopping = threading.Event()
         self._deadline = 0.0
-        self._thread = threading.Thread(target=self._run, name="segmentation worker", daemon=True)
-        self._thread.start()
+        self._preparing, self._inferring, self._publishing = (threading.Lock() for _ in range(3))
+        names = [f"segmentation worker {number + 1}" for number in range(engine.frames_at_work)]
+        self._threads = [threading.Thread(target=self._run, name=name, daemon=True) for name in names]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, camera: Camera, message: Any) -> None:
         """Leave a frame, in place of an older one that still waits."""
         if self._mailbox.put(camera.name, (camera, message)):
-            camera.account.drops["superseded"] += 1
+            camera.account.drop("superseded")
 
     def stop(self) -> None:
-        """Take no more frames; the one at work may be finished."""
+        """Take no more frames; those at work may be finished."""
         if not self._stopping.is_set():
             self._deadline = time.monotonic() + JOIN_LIMIT
             self._stopping.set()
             for camera, _ in self._mailbox.close():
-                camera.account.drops["stopped"] += 1
+                camera.account.drop("stopped")
 
     def join(self) -> bool:
         """Wait for the end, JOIN_LIMIT seconds from `stop` on at most; whether it has come."""
-        self._thread.join(max(0.0, self._deadline - time.monotonic()))
-        return not self._thread.is_alive()
+        for thread in self._threads:
+            thread.join(max(0.0, self._deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def close_engine(self) -> None:
         """Close the engine: at once, or when an inference that does not end has ended."""
         if self.join():
             self._engine.close()
         else:
-            late = (self._thread.join, self._engine.close)
+            late = (*(thread.join for thread in self._threads), self._engine.close)
             threading.Thread(target=lambda: [step() for step in late], name="late end", daemon=True).start()
 
     def _run(self) -> None:
-        while frames := self._next():
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Take the next frames through all stages; False at the end."""
+        stage = self._preparing
+        stage.acquire()
+        try:
+            frames = self._next()
             tried = [self._try([camera], partial(self._prepare, camera, message)) for camera, message in frames]
-            jobs = [job for job in tried if job]
-            answers = self._try([job.camera for job in jobs], partial(self._segment, jobs)) if jobs else None
+            stage = _enter(self._inferring, stage)
+            jobs = [job for job in tried if job and not self._is_stale(job.camera, job.header)]
+            answers = self._try([job.camera for job in jobs], partial(self._infer, jobs)) if jobs else None
+            going_on = bool(frames) and self._node.context.ok() and self._engine_works()
+            stage = _enter(self._publishing, stage)
             for job, answer in zip(jobs, answers or (), strict=False):
                 self._try([job.camera], partial(self._publish, job, answer))
-            if not self._node.context.ok():  # a signal has ended ROS
-                return
-            if self._failures >= FAILURES_IN_A_ROW and not self._reopen():
-                self.broken = True
-                self._on_broken()
-                return
+            return going_on and self._node.context.ok()  # else a signal has ended ROS
+        finally:
+            stage.release()
 
     def _try(self, cameras: list[Camera], step: Callable[[], T]) -> T | None:
         """What comes of a step with a frame of each of these cameras; None if it failed, which is counted."""
@@ -170,12 +185,25 @@ class Worker:
                 return True
         return False
 
+    def _engine_works(self) -> bool:
+        """Open an engine that has failed too often again; False once it is given up."""
+        if not self.broken and self._failures >= FAILURES_IN_A_ROW and not self._reopen():
+            self.broken = True
+            self._on_broken()
+        return not self.broken
+
+    def _is_stale(self, camera: Camera, header: Any) -> bool:
+        """Whether a frame is too old by now, which is counted."""
+        limit = self._node.get_parameter("max_frame_age").value
+        age = camera.account.age(header.stamp)
+        if not limit or age is None or age <= limit:
+            return False
+        camera.account.stale(age, limit)
+        return True
+
     def _prepare(self, camera: Camera, message: Any) -> Job | None:
         """None for a frame that is too old. Raises FrameError."""
-        limit = self._node.get_parameter("max_frame_age").value
-        age = camera.account.age(message.header.stamp)
-        if limit and age is not None and age > limit:
-            camera.account.stale(age, limit)
+        if self._is_stale(camera, message.header):
             return None
         began = time.perf_counter()
         frame = self._decode(camera, message)
@@ -183,17 +211,27 @@ class Worker:
         view = self._engine.segmenter.view(frame, camera.has_confidence_listener(), camera.region)
         return Job(camera, message.header, view, began, decoded)
 
-    def _segment(self, jobs: list[Job]) -> list[Segmentation]:
+    def _infer(self, jobs: list[Job]) -> list[Inference]:
         """Raises EngineFailure."""
-        answers = self._engine.segmenter.segment([job.view for job in jobs])
+        if self.broken:  # given up while these frames waited for it
+            raise EngineFailure(self.problem)
+        answers = self._engine.segmenter.infer([job.view for job in jobs])
         self._failures = self.attempts = 0
         self.problem = ""
         return answers
 
-    def _publish(self, job: Job, segmentation: Segmentation) -> None:
+    def _publish(self, job: Job, inference: Inference) -> None:
+        segmentation = self._engine.segmenter.place(job.view, inference)
         start = time.perf_counter()
         job.camera.publish(job.header, job.view.frame, segmentation)
         end = time.perf_counter()
         stages = {"decode": job.decoded - job.began, **segmentation.timings, "publish": end - start}
         for stage, seconds in (stages | {"total": end - job.began}).items():
             self.timings.add(stage, seconds)
+
+
+def _enter(stage: threading.Lock, held: threading.Lock) -> threading.Lock:
+    """Leave one stage for the next, once that is free."""
+    stage.acquire()
+    held.release()
+    return stage
