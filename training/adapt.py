@@ -33,7 +33,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 
 from training import distill, export
-from training.adaptation.held_out import Standing, scores, stand, teachers_on_labels, write_folder
+from training.adaptation.held_out import Standing, scores, stand, write_folder
 from training.adaptation.opinion import Opinion, export_for_labelling, opinion_of
 from training.adaptation.page import Story, make_page
 from training.adaptation.recipe import Budget, recipe_text, table_text
@@ -50,6 +50,7 @@ from training.soft_labels import SoftLabels
 from training.teachers import TeacherSource
 from transkd_ros import cli
 from transkd_ros.bags.storage import BagError
+from transkd_ros.evaluate.metrics import ConfusionMatrix
 from transkd_ros.evaluate.truth import TruthError
 from transkd_ros.files import write_atomic
 from transkd_ros.model.bundle import Bundle, load_bundle
@@ -280,8 +281,8 @@ def adapt(adaptation: Adaptation) -> None:
     with timed(adaptation, state, "export"):
         bundle = write_bundle(adaptation, state, *write_folder(held_out, store, folder / "held_out"))
     with timed(adaptation, state, "evaluation"):
-        standings = stand({"before": adaptation.student, "after": bundle}, held_out, store)
-    _report(adaptation, state, extractions, opinion, store, held_out, standings, bundle)
+        standings, teachers = stand({"before": adaptation.student, "after": bundle}, held_out, store)
+    _report(adaptation, state, extractions, opinion, store, held_out, standings, teachers, bundle)
 
 
 def _held_out(adaptation: Adaptation, extractions: list[Extraction]) -> list[ExtractedFrame]:
@@ -298,7 +299,7 @@ def _held_out(adaptation: Adaptation, extractions: list[Extraction]) -> list[Ext
 
 def _report(
     adaptation: Adaptation, state: dict[str, Any], extractions: list[Extraction], opinion: Opinion, store: SoftLabels,
-    held_out: list[ExtractedFrame], standings: list[Standing], bundle: Bundle,
+    held_out: list[ExtractedFrame], standings: list[Standing], teachers: ConfusionMatrix, bundle: Bundle,
 ) -> None:  # fmt: skip
     args, folder = adaptation.args, adaptation.folder
     train, val, _ = (part_of(extractions, part) for part in adaptation.parts)
@@ -318,7 +319,7 @@ def _report(
     write_atomic(folder / REPORT, make_page(story))
     labels = store.labels
     result = {standing.name: standing.to_json(labels) for standing in standings}
-    if (teachers := teachers_on_labels(held_out, store)).matrix.any():
+    if teachers.matrix.any():
         result["teachers"] = {"labels": scores(teachers, labels)}
     kept = dict(zip(labels.names, (opinion.trusted / opinion.pixels.clip(1)).round(4).tolist(), strict=True))
     trust = {"threshold": args.trust, "kept": round(opinion.kept, 4), "kept_by_class": kept}

@@ -60,6 +60,14 @@ def test_rendered_scenes_are_a_data_set_of_their_own_that_validates_on_other_dri
     assert len({image.tobytes() for image, _ in scenes}) == 3 + 2
 
 
+def test_rendered_scenes_take_turns_in_the_weathers_that_a_recipe_names():
+    data = Rendered(scenes=4, val_scenes=2, weathers=["dusk", "clear"], crop=(64, 96), val_size=(64, 96), workers=0)
+    data.setup("fit")
+    for split in (data.train_set, data.val_set):
+        light = [split[i][0].mean() for i in range(len(split))]
+        assert max(light[::2]) < min(light[1::2])
+
+
 def test_an_epoch_is_the_same_however_often_and_different_from_the_next(data):
     loader = data.train_dataloader()
 

@@ -77,38 +77,35 @@ def write_folder(frames: Sequence[ExtractedFrame], store: SoftLabels, folder: Pa
     return images, labels
 
 
-def stand(models: dict[str, Bundle], frames: Sequence[ExtractedFrame], store: SoftLabels) -> list[Standing]:
-    """Take every frame through every model. Raises RuntimeUnavailable, BagError, TruthError, ClassTableError."""
+def stand(
+    models: dict[str, Bundle], frames: Sequence[ExtractedFrame], store: SoftLabels
+) -> tuple[list[Standing], ConfusionMatrix]:
+    """Take every frame through every model; the teachers' own masks counted against labels come with it: what they have
+    to give. Raises RuntimeUnavailable, BagError, TruthError, ClassTableError."""
     labels, shown = store.labels, set(np.linspace(0, len(frames) - 1, min(PICTURES, len(frames))).astype(int).tolist())
-    standings = []
+    teachers = ConfusionMatrix(len(labels.names), labels.ignore_id)
+    standings, segmenters = [], []
     for name, bundle in models.items():
-        teacher, labelled = (ConfusionMatrix(len(labels.names), labels.ignore_id) for _ in range(2))
-        standing = Standing(name, teacher, labelled)
-        runtime = open_runtime(bundle, "openvino", "cpu", "fp32")
-        segmenter = Segmenter(runtime)
-        for index, (frame, truth) in enumerate(zip(frames, truths(frames, labels), strict=True)):
-            pixels = read_image(frame.path)
+        against_teacher, against_truth = (ConfusionMatrix(len(labels.names), labels.ignore_id) for _ in range(2))
+        standings.append(Standing(name, against_teacher, against_truth))
+        segmenters.append(Segmenter(open_runtime(bundle, "openvino", "cpu", "fp32")))
+    for index, (frame, truth) in enumerate(zip(frames, truths(frames, labels), strict=True)):
+        pixels = read_image(frame.path)
+        wanted = teacher_mask(store, frame, (pixels.shape[0], pixels.shape[1]))
+        truth = None if truth is None else resize_mask(truth, wanted.shape)
+        if truth is not None:
+            teachers.update(wanted, truth)
+        for standing, segmenter in zip(standings, segmenters, strict=True):
             mask = segmenter(Frame(pixels, "bgr8")).mask
-            wanted = teacher_mask(store, frame, (pixels.shape[0], pixels.shape[1]))
             standing.teacher.update(mask, wanted)
             standing.by_frame.append(float((mask == wanted).mean()))
             if truth is not None:
-                standing.truth.update(mask, resize_mask(truth, mask.shape))
+                standing.truth.update(mask, truth)
             if index in shown:
                 standing.masks[index] = mask
-        runtime.close()
-        standings.append(standing)
-    return standings
-
-
-def teachers_on_labels(frames: Sequence[ExtractedFrame], store: SoftLabels) -> ConfusionMatrix:
-    """The teachers' own masks counted against labels, where a bag has any: what they have to give."""
-    counts = ConfusionMatrix(len(store.labels.names), store.labels.ignore_id)
-    for frame, truth in zip(frames, truths(frames, store.labels), strict=True):
-        if truth is not None:
-            height, width = read_image(frame.path).shape[:2]
-            counts.update(teacher_mask(store, frame, (height, width)), resize_mask(truth, (height, width)))
-    return counts
+    for segmenter in segmenters:
+        segmenter.runtime.close()
+    return standings, teachers
 
 
 def truths(frames: Sequence[ExtractedFrame], labels: LabelTable) -> Iterator[np.ndarray | None]:

@@ -16,6 +16,8 @@ from transkd_ros.sizes import Size
 
 CHECKS = 8
 """How often a run is validated."""
+SPAN = 6
+"""A run over the steps that its moving average remembers: of the first weights exp(-SPAN) is left at the end."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def recipe_text(
     architecture = {name: value for name, value in manifest.architecture.items() if name != "classes"}
     batch = min(budget.batch, train_frames)
     epochs = max(1, round(budget.steps * batch / train_frames))
+    decay = round(max(0.0, 1 - SPAN / budget.steps), 4)
     model: dict[str, Any] = architecture | {
         "initial_weights": source,
         "labels": str(table),
@@ -64,6 +67,7 @@ def recipe_text(
         "log_every_n_steps": 10,
         "precision": "bf16-mixed",
         "gradient_clip_val": 1.0,
+        "callbacks": [{"class_path": "EMAWeightAveraging", "init_args": {"decay": decay}}],
     }
     recipe = {
         "seed_everything": 1,

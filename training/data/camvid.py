@@ -12,6 +12,7 @@ from training.data.base import SegmentationData, Split
 from training.data.rendered import RenderedScenes
 from training.data.samples import LabelledImages, own_ids
 from transkd_ros.bags.image_folder import ImageFolderError, list_frames
+from transkd_ros.scenes.weather import WeatherName
 
 ROOTS = ("data/camvid", "../shared/data/camvid")
 
@@ -20,18 +21,22 @@ class CamVid(SegmentationData):
     """CamVid train (and `scenes` rendered ones, beside `limit`) for training, CamVid val for validation.
 
     `root` holds `train/` and `val/`, each with `images/` and `labels/`; without it, $CAMVID_ROOT, data/camvid and
-    ../shared/data/camvid are looked at. Options: those of SegmentationData.
+    ../shared/data/camvid are looked at. `weathers` of the scenes: see RenderedScenes. Other options: those of
+    SegmentationData.
     """
 
     labels = "camvid"
 
-    def __init__(self, root: str | None = None, scenes: int = 48, **options: Any) -> None:
+    def __init__(
+        self, root: str | None = None, scenes: int = 48, weathers: list[WeatherName] | None = None, **options: Any
+    ) -> None:
         super().__init__(root, **options)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if self.hparams["scenes"]:
-            self.train_set = ConcatDataset([self.train_set, RenderedScenes(self.hparams["scenes"])])
+            scenes = RenderedScenes(self.hparams["scenes"], weathers=self.hparams["weathers"] or ())
+            self.train_set = ConcatDataset([self.train_set, scenes])
 
     def split(self, name: Split) -> LabelledImages:
         given = self.hparams["root"]

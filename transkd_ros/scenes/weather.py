@@ -1,6 +1,6 @@
 """The weather of a drive: its light, its haze and its sky."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,8 @@ class _Kind(NamedTuple):
 
 
 _CLEAR, _OVERCAST, _FOG, _RAIN, _DUSK = range(5)
-WEATHERS = {"clear": _CLEAR, "overcast": _OVERCAST, "fog": _FOG, "rain": _RAIN, "dusk": _DUSK}
+WeatherName = Literal["clear", "overcast", "fog", "rain", "dusk"]
+WEATHERS: dict[WeatherName, int] = {"clear": _CLEAR, "overcast": _OVERCAST, "fog": _FOG, "rain": _RAIN, "dusk": _DUSK}
 _KINDS = {
     _CLEAR: _Kind(0.45, 700.0, 1.0, (112, 152, 210), (226, 228, 228)),
     _OVERCAST: _Kind(0.33, 400.0, 0.82, (188, 194, 202), (226, 226, 224)),
@@ -40,7 +41,7 @@ class Weather:
     sky         (H, W, 4) uint8 canvas that is all sky
     """
 
-    def __init__(self, rng: np.random.Generator, size: tuple[int, int], name: str | None = None) -> None:
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int], name: WeatherName | None = None) -> None:
         """One by chance, or the one of WEATHERS that is called so."""
         drawn = int(rng.choice(len(_KINDS), p=[kind.chance for kind in _KINDS.values()]))
         number = drawn if name is None else WEATHERS[name]
