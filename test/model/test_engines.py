@@ -89,6 +89,17 @@ def test_another_input_size_gives_masks_of_that_size(bundle, engine):
     np.testing.assert_array_equal(runtime.infer(image).mask, image.argmax(2))
 
 
+def test_a_share_of_the_cores_is_any_of_them_so_that_two_nodes_with_a_thread_each_do_not_share_one(
+    tiny_bundle, colours, monkeypatch
+):
+    openvino_engine = pytest.importorskip("transkd_ros.model.engines.openvino_engine", reason="OpenVINO")
+    compiled, compile_model = [], openvino_engine._compile
+    monkeypatch.setattr(openvino_engine, "_compile", lambda *it: compiled.append(compile_model(*it)) or compiled[-1])
+    open_runtime(tiny_bundle, "openvino", device="cpu", threads=1).infer(colours)
+    assert compiled[0].get_property("INFERENCE_NUM_THREADS") == 1
+    assert not compiled[0].get_property("ENABLE_CPU_PINNING")
+
+
 def test_without_want_confidence_there_is_only_a_mask(bundle, engine, colours):
     for opened_with in (True, False):
         runtime = open_runtime(bundle, engine, device="cpu", want_confidence=opened_with)

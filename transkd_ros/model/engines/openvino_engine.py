@@ -57,6 +57,8 @@ class OpenVinoRuntime(Runtime):
             self._config["INFERENCE_PRECISION_HINT"] = _FLOATS[self.precision]
         if self.device == "CPU" and options.threads:
             self._config["INFERENCE_NUM_THREADS"] = options.threads
+            # Else they are bound to the first cores, and two nodes that take one thread each share a single core.
+            self._config["ENABLE_CPU_PINNING"] = False
 
     def compile_graph(self, kind: Kind) -> Graph:
         model = _core.read_model(self._file)
