@@ -40,7 +40,7 @@ from training.adaptation.recipe import Budget, recipe_text, table_text
 from training.annotate import PROCESSES, RANK, annotate, load_members, maps_of_each
 from training.bundle_checks import ExportError
 from training.callbacks.folder import CHECKPOINTS, LAST, METRICS
-from training.committee import Committee
+from training.committee import Committee, class_weight
 from training.data.extraction import ExtractedFrame, Extraction, FramesError, Unlabelled, extract, measure, part_of
 from training.data.folder import Folder
 from training.data.samples import UnlabelledImages
@@ -62,7 +62,7 @@ STATE, RECIPE, REPORT = "adapt.json", "recipe.yaml", "report.html"
 BAD_INPUT = (*distill.BAD_INPUT, BagError, ClassTableError, ExportError, RuntimeUnavailable, TruthError)
 SAVED = (
     *("bag", "topic", "every", "most", "distinct", "longest", "held_out", "student", "labelled", "ratio"),
-    *("teacher", "class_map", "labels", "size", "scales", "flip"),
+    *("teacher", "class_map", "labels", "size", "scales", "flip", "class_weights"),
 )
 """What a working folder is of: with another of these it is not gone on with."""
 
@@ -100,7 +100,8 @@ class Adaptation:
         maps = maps_of_each(given, args.teacher)
         pairs = zip(args.teacher, maps, strict=True)
         members = load_members([TeacherSource(name, labels=args.labels, class_map=by) for name, by in pairs])
-        committee = Committee(members, args.size or self.student.manifest.input_size, args.scales, args.flip)
+        size, weights = args.size or self.student.manifest.input_size, dict(args.class_weights)
+        committee = Committee(members, size, args.scales, args.flip, weights)
         own, theirs = self.student.manifest.labels.names, committee.labels.names
         if own != theirs:
             raise cli.CommandError(
@@ -175,7 +176,7 @@ def write_recipe(adaptation: Adaptation, extractions: Sequence[Extraction]) -> P
     if not count:
         raise FramesError(f"{adaptation.args.bag[0]}: no frame before the held-out stretch: a longer drive, or --every")
     args = adaptation.args
-    budget = Budget(args.steps, args.batch, args.lr, args.trust)
+    budget = Budget(args.steps, args.batch, args.lr, args.trust, dict(args.class_weights))
     command = f"training/adapt.py, for {args.output}"
     text = recipe_text(
         command, adaptation.student, args.student, adaptation.frames, val, count, args.labelled, adaptation.folder,
@@ -357,6 +358,8 @@ def parse_arguments(args: list[str] | None = None) -> argparse.Namespace:
     teachers.add_argument("--size", type=cli.size, help="WIDTHxHEIGHT they see (the student's)")
     teachers.add_argument("--scales", type=cli.positive_float, nargs="+", default=[1.0], help="of that size (1)")
     teachers.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="average both sides")
+    teachers.add_argument("--class-weights", type=class_weight, nargs="+", default=[], metavar="CLASS=FACTOR",
+                          help="e.g. pole=2.7: teachers say it earlier, and --labelled images count it more")
     teachers.add_argument("--stride", type=cli.positive_int, default=4, help="frame pixels a stored one (%(default)s)")
     run = parser.add_argument_group("run, of a recipe that is not there yet")
     run.add_argument("--trust", type=float, default=0.5, help="least probability that teaches (%(default)s)")

@@ -27,7 +27,7 @@ import cv2
 import torch
 
 from training.class_maps import ClassMapError
-from training.committee import Committee, scores
+from training.committee import Committee, class_weight, scores
 from training.distill import data_of
 from training.soft_labels import SoftLabelError, SoftLabels
 from training.teachers import Teacher, TeacherSource, load_teacher
@@ -56,14 +56,6 @@ def annotate(committee: Committee, store: SoftLabels, frames: Any, progress: Cal
     return done
 
 
-def _weight(text: str) -> tuple[str, float]:
-    """An argparse type: `pole=2.7`."""
-    name, separator, factor = text.rpartition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text} is not CLASS=FACTOR, e.g. pole=2.7")
-    return name, cli.positive_float(factor)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="training/annotate.py", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--config", type=Path, action="append", required=True, help="recipe whose data are annotated")
@@ -75,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=cli.size, help="WIDTHxHEIGHT the teachers see (default: the recipe's val_size)")
     parser.add_argument("--scales", type=cli.positive_float, nargs="+", default=[1.0], help="of that size (default 1)")
     parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="average over both sides")
-    parser.add_argument("--class-weights", type=_weight, nargs="+", default=[], help="e.g. pole=2.7: says it earlier")
+    parser.add_argument("--class-weights", type=class_weight, nargs="+", default=[], help="pole=2.7: says it earlier")
     parser.add_argument("--stride", type=cli.positive_int, default=4, help="frame pixels a stored one (default 4)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="the teachers compute in")
     return parser

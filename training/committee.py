@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,8 +16,17 @@ from torchvision.transforms import v2
 from training.networks import SIZE_DIVISOR, resize
 from training.soft_labels import Annotators, SoftLabelError
 from training.teachers import Teacher
+from transkd_ros import cli
 from transkd_ros.evaluate.metrics import ConfusionMatrix
 from transkd_ros.model.labels import LabelTable
+
+
+def class_weight(text: str) -> tuple[str, float]:
+    """An argparse type: `pole=2.7`."""
+    name, separator, factor = text.rpartition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text} is not CLASS=FACTOR, e.g. pole=2.7")
+    return name, cli.positive_float(factor)
 
 
 class Committee:

@@ -63,6 +63,7 @@ def tutorial(tmp_path_factory):
         commands = re.findall(r"^python training/adapt\.py (.*)$", PAGE, re.MULTILINE)
         assert len(commands) == 2 and "--dry-run" in commands[0]
         more = ["--teacher", HUB, "--labels", "cityscapes", "--class-map", "none", "--class-map", "cityscapes_camvid"]
+        more += ["--class-weights", "pole=2.7", "sign_symbol=1.5"]
         arguments = [*shlex.split(commands[1]), *more, *SMALL]
         assert adapt.main(arguments) == 0
         yield folder, arguments
@@ -90,6 +91,8 @@ def test_the_tutorial_ends_with_a_bundle_a_report_and_a_recipe(tutorial, run):
     recipe = distill.settings_of(["--config", str(run / "recipe.yaml")])
     assert recipe["model.initial_weights"] == DEFAULT_MODEL
     assert recipe["data.init_args.unlabelled.part"] == (0.0, 0.8)
+    weights = dict(zip(TABLE.names, recipe["model.class_weights"], strict=True))
+    assert (weights["pole"], weights["sign_symbol"], weights["road"]) == (2.7, 1.5, 1.0)
 
 
 def test_a_teacher_of_the_hubs_cache_teaches_through_its_class_map(run):
@@ -97,6 +100,7 @@ def test_a_teacher_of_the_hubs_cache_teaches_through_its_class_map(run):
     assert [teacher["source"] for teacher in store.annotators.teachers] == ["camvid_student", HUB]
     assert store.annotators.teachers[1]["class_map"] == "cityscapes_camvid"
     assert store.labels.names == TABLE.names
+    assert store.annotators.weights == {"pole": 2.7, "sign_symbol": 1.5}
 
 
 def test_called_again_it_does_nothing_twice_and_with_other_settings_it_refuses(tutorial, run, monkeypatch):

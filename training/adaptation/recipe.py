@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ SPAN = 6
 
 @dataclass(frozen=True)
 class Budget:
-    """`steps` of `batch` samples each, peak learning rate `lr`; pixels below `trust` do not count."""
+    """`steps` of `batch` samples each, peak learning rate `lr`; pixels below `trust` do not count.
+
+    `class_weights` of the labelled images' cross-entropy, by name; a class that is not named has 1.
+    """
 
     steps: int
     batch: int
     lr: float
     trust: float
+    class_weights: Mapping[str, float]
 
 
 def recipe_text(
@@ -50,6 +55,8 @@ def recipe_text(
         "encoder_lr_scale": 0.5,
         "warmup_steps": max(1, budget.steps // 20),
     }
+    if budget.class_weights:
+        model["class_weights"] = [budget.class_weights.get(name, 1.0) for name in manifest.labels.names]
     named = asdict(frames) | {"part": list(frames.part)}
     data: dict[str, Any] = {"unlabelled": named}
     if labelled:
