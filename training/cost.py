@@ -32,21 +32,23 @@ def costs(module: SegmentationModule, size: tuple[int, int]) -> dict[str, Cost]:
         networks["teacher"] = teacher.network
     found = {role: Cost(count_parameters(net), count_macs(net, (height, width))) for role, net in networks.items()}
     if module.distiller is not None:
-        macs = _step_macs(module, (height, width)) - sum(cost.macs for cost in found.values())
+        macs = _own_macs(module, (height, width)) - found["student"].macs
         found["training only"] = Cost(count_parameters(module.distiller), macs)
     return found
 
 
 @torch.no_grad()
-def _step_macs(module: SegmentationModule, size: tuple[int, int]) -> int:
-    """Of all losses of one image: both networks and the distiller."""
+def _own_macs(module: SegmentationModule, size: tuple[int, int]) -> int:
+    """Of all losses of one image, without what the teacher runs for them."""
     image = torch.zeros(1, 3, *size, dtype=torch.uint8, device=module.device)
     training = module.training
     module.eval()  # running statistics are not for zeros
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as whole:
         module.losses(image, image[:, 0])
+    with FlopCounterMode(display=False) as teacher:
+        module.shown_by_teacher(image)
     module.train(training)
-    return counter.get_total_flops() // 2
+    return (whole.get_total_flops() - teacher.get_total_flops()) // 2
 
 
 def table(found: dict[str, Cost], size: tuple[int, int]) -> Table:

@@ -24,7 +24,7 @@ if __name__ == "__main__":  # run as a script: this folder is not the package's 
     require()
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -37,6 +37,8 @@ from training.callbacks import (
     RunRecord,
     TeacherScore,
     ValidationScores,
+    average_on_its_device,
+    checkpoints,
 )
 from training.callbacks.folder import CHECKPOINTS, CONFIG, LAST, check_free
 from training.class_maps import ClassMapError
@@ -47,7 +49,7 @@ from training.module import ClassTableError, LossError, SegmentationModule
 from training.networks import NetworkError
 from training.soft_labels import SoftLabelError
 from training.taps import TapError
-from training.trained import TrainedError, opened_checkpoint
+from training.trained import TrainedError, labels_of, opened_checkpoint
 from transkd_ros import cli
 from transkd_ros.bags.image_folder import ImageFolderError
 from transkd_ros.model.bundle import BundleError
@@ -128,10 +130,9 @@ class DistillCLI(LightningCLI):
             callbacks.append(LearningRateMonitor("step"))
         if not dry:
             kwargs["logger"] = False  # RunFolder opens them, when everything has been checked
-            best: Any = {"filename": "best", "monitor": "val_miou", "mode": "max"}
             callbacks += [
                 RunFolder(self.folder, self._recipe(), loggers, self.config.overwrite),
-                ModelCheckpoint(self.folder / CHECKPOINTS, **best, save_last=True, enable_version_counter=False),
+                *checkpoints(self.folder),
             ]
         self.trainer_defaults["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
@@ -165,12 +166,12 @@ class _ReadOnly(DistillCLI):
 
 def check_resumable(path: str, module: SegmentationModule, trainer: L.Trainer) -> None:
     """Raise TrainedError for a checkpoint that is not one of this recipe's networks or of another way to train it,
-    OSError where there is none."""
+    ClassTableError for one of other classes, OSError where there is none."""
     expected = module.state_dict()
     averaging = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     with opened_checkpoint(Path(path)) as checkpoint:
         weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
-        averaged = "current_model_state" in checkpoint
+        averaged, labels = "current_model_state" in checkpoint, labels_of(checkpoint)
         different = [
             name
             for name in {**expected, **weights}
@@ -178,6 +179,7 @@ def check_resumable(path: str, module: SegmentationModule, trainer: L.Trainer) -
         ]
     if different:
         raise TrainedError(f"{path} is a checkpoint of another recipe: {different[0]} differs from this network's")
+    module.check_classes(path, len(labels.names), labels)
     if averaged != averaging:
         has, lacks = ("that run", "this recipe") if averaged else ("this recipe", "that run")
         raise TrainedError(
@@ -263,6 +265,7 @@ def main(args: list[str] | None = None) -> None:
         print(f"going on from {checkpoint}")
     if not command.config.trainer.fast_dev_run:
         check_free(command.folder, checkpoint, command.config.overwrite)
+    average_on_its_device(command.trainer)
     fit(command)
 
 

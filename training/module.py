@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from training.distillers.base import Phase, Preparation, check_fit
 from training.fake_int8 import FakeInt8
 from training.networks import NetworkError, NetworkSpec, Normalise, build_network
 from training.soft_labels import StoredTeacher
-from training.taps import Widths, compile_parts, run_tapped, widths
+from training.taps import Taps, Widths, compile_parts, run_tapped, widths
 from training.teachers import Teacher, TeacherSource, load_teacher
 from training.trained import TrainedError, read_trained
 from transkd_ros.model.labels import LabelTable
@@ -130,7 +131,7 @@ class SegmentationModule(L.LightningModule):
     def _start_from(self, source: str) -> None:
         """Take over all weights. Raises TrainedError for another network, ClassTableError for one of other classes."""
         trained = read_trained(source)
-        self._check_classes(f"model.initial_weights {source}", trained.spec.classes, trained.labels)
+        self.check_classes(f"model.initial_weights {source}", trained.spec.classes, trained.labels)
         if trained.spec != self.spec:
             raise TrainedError(f"model.initial_weights {source} is a {trained.spec}; model is a {self.spec}")
         self.network.load_state_dict(trained.network.state_dict())
@@ -161,7 +162,7 @@ class SegmentationModule(L.LightningModule):
             who = f"teacher {teacher.source}"
             if teacher.labels is None:
                 raise ClassTableError(f"{who} does not say what its classes are: name its model.teacher.labels")
-            self._check_classes(who, teacher.spec.classes, teacher.labels)
+            self.check_classes(who, teacher.spec.classes, teacher.labels)
         student_widths = widths(self.network)
         stored = isinstance(teacher, StoredTeacher)
         teacher_widths = Widths(teacher.spec.classes, (), ()) if stored else widths(teacher.network)
@@ -179,7 +180,7 @@ class SegmentationModule(L.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if (name := getattr(data, "labels", None)) is not None:
             table = LabelTable.load(name)
-            self._check_classes("data", len(table.names), table)
+            self.check_classes("data", len(table.names), table)
         if stage == "fit" and getattr(data, "unlabelled", None) is not None:
             self._check_unlabelled()
         if stage != "fit" or self.distiller is None:
@@ -221,7 +222,8 @@ class SegmentationModule(L.LightningModule):
 
         return Preparation(teacher, epoch, steps, None if trainer.fast_dev_run else Path(trainer.default_root_dir))
 
-    def _check_classes(self, who: str, count: int, table: LabelTable | None) -> None:
+    def check_classes(self, who: str, count: int, table: LabelTable | None) -> None:
+        """Raise ClassTableError where `who` knows other classes than this network, or as many in another order."""
         own = self.table.names
         if count != len(own):
             raise ClassTableError(f"{who}: {count} classes; model.labels has {len(own)} ({', '.join(own[:4])} …)")
@@ -252,6 +254,9 @@ class SegmentationModule(L.LightningModule):
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["label_table"] = {"classes": self.table.to_json(), "ignore_id": self.table.ignore_id}
+
     def on_train_start(self) -> None:
         if self.hparams["compile"]:  # after the costs were counted, which a compiled network hides
             compile_parts(self.network)
@@ -266,13 +271,17 @@ class SegmentationModule(L.LightningModule):
         normalised = self.normalise(images).to(memory_format=torch.channels_last)
         with self._arithmetic():
             student = run_tapped(self.network, normalised)
+        student = replace(student, logits=student.logits.float())  # once for all losses
         losses: dict[str, Tensor] = {}
         if self.phase.labelled:
-            logits = student.logits.float()
-            losses["cross_entropy"] = cross_entropy(logits, target, self.class_weights)
+            losses["cross_entropy"] = cross_entropy(student.logits, target, self.class_weights)
         if self.distiller is not None and self.phase.taught:
-            losses |= self.distiller(student, self.teachers[0](images, soft), target)
+            losses |= self.distiller(student, self.shown_by_teacher(images, soft), target)
         return losses
+
+    def shown_by_teacher(self, images: Tensor, soft: Tensor | None = None) -> Taps:
+        """What the distiller sees of the teacher, for the same images and soft labels as `losses`."""
+        return self.teachers[0](images, soft, logits=self.distiller is not None and self.distiller.needs_classes)
 
     def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
         losses = self.step_losses = self.losses(*batch)

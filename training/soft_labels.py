@@ -154,7 +154,7 @@ class StoredTeacher(nn.Module):
     def fingerprint(self) -> str:
         return self.store.fingerprint()
 
-    def forward(self, images: Tensor, soft: Tensor | None = None) -> Taps:
+    def forward(self, images: Tensor, soft: Tensor | None = None, logits: bool = True) -> Taps:
         """`soft` (B, classes, h, w) probabilities as log-probabilities; uniform ones where it is None."""
         if soft is None:
             stride = self.store.annotators.stride

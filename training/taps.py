@@ -57,9 +57,10 @@ def widths(network: nn.Module) -> Widths:
     return Widths(classes, stages, tuple(embedding.proj.out_channels for embedding in _patch_embeddings(encoder)))
 
 
-def run_tapped(network: nn.Module, image: Tensor) -> Taps:
+def run_tapped(network: nn.Module, image: Tensor, logits: bool = True) -> Taps:
     """Run a network on normalised images (B, 3, H, W) float and keep what a distiller may look at.
 
+    Without `logits` only its encoder runs, and they are empty.
     Works inside DistributedDataParallel (which wraps the module that owns the network), and with a network of
     `compile_parts`. Raises TapError where torch.compile has wrapped more than that: a graph that is fixed has no hooks.
     """
@@ -79,9 +80,9 @@ def run_tapped(network: nn.Module, image: Tensor) -> Taps:
     finally:
         for handle in handles:
             handle.remove()
-    logits = parts.segmentation_head(parts.decoder(features))
+    scores = parts.segmentation_head(parts.decoder(features)) if logits else image.new_empty(0)
     maps = [stage for stage in features[1:] if stage.shape[1]]
-    return Taps(logits, image, tuple(maps[-STAGES:]), tuple(_tokens(module, seen[module]) for module in embeddings))
+    return Taps(scores, image, tuple(maps[-STAGES:]), tuple(_tokens(module, seen[module]) for module in embeddings))
 
 
 def compile_parts(network: nn.Module, **options: Any) -> None:

@@ -82,12 +82,19 @@ class Teacher(nn.Module):
             found.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
         return found.hexdigest()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        """Itself: a student's copy, such as the average of its weights, has the same teacher, who does not change."""
+        return self
+
     @torch.no_grad()
-    def forward(self, images: Tensor, soft: Tensor | None = None) -> Taps:
-        """What the teacher shows of images (B, 3, H, W) uint8; a network needs no soft labels."""
+    def forward(self, images: Tensor, soft: Tensor | None = None, logits: bool = True) -> Taps:
+        """What the teacher shows of images (B, 3, H, W) uint8; a network needs no soft labels. Without `logits` its
+        decoder and head do not run."""
         with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            taps = run_tapped(self.network, self.normalise(images).to(memory_format=torch.channels_last))
-        return taps if self.class_map is None else replace(taps, logits=self.class_map(taps.logits))
+            taps = run_tapped(self.network, self.normalise(images).to(memory_format=torch.channels_last), logits)
+        if self.class_map is None or not logits:
+            return taps
+        return replace(taps, logits=self.class_map(taps.logits))
 
     def _map_classes(self, class_map: ClassMap) -> None:
         own = class_map.teacher.names

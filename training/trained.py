@@ -59,6 +59,14 @@ def _how_to_make(path: Path) -> str:
     return f"; train it first: python training/distill.py --config {shown}"
 
 
+def labels_of(checkpoint: dict[str, Any]) -> LabelTable:
+    """The classes of a checkpoint: as they were when it was written, whatever has become of their file since."""
+    kept = checkpoint.get("label_table")
+    if kept is None:  # an older one, which has the name of the table alone
+        return LabelTable.load(checkpoint["hyper_parameters"]["labels"])
+    return LabelTable.from_json(kept["classes"], kept["ignore_id"])
+
+
 def read_checkpoint(path: Path, int8: bool = False) -> Trained:
     """The network of a checkpoint; with `int8`, the folded one of a run that fine-tuned for int8.
 
@@ -73,7 +81,7 @@ def read_checkpoint(path: Path, int8: bool = False) -> Trained:
                 f"{path} was fine-tuned for int8, and goes into the bundle that it started from: "
                 f"training/export.py --bundle NAME --overwrite --int8 --int8-checkpoint {path}"
             )
-        labels = LabelTable.load(settings["labels"])
+        labels = labels_of(checkpoint)
         spec = NetworkSpec.of(settings, len(labels.names))
         prefix = "network."
         weights = checkpoint["state_dict"].items()

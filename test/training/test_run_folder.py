@@ -2,17 +2,23 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch", reason="the training wing needs torch")
 pytest.importorskip("lightning")
 
-from training import distill  # noqa: E402
+from lightning.pytorch.callbacks import EMAWeightAveraging  # noqa: E402
+
+from training import distill, module  # noqa: E402
+from training.callbacks import average_on_its_device  # noqa: E402
 from training.module import ClassTableError  # noqa: E402
 from training.trained import TrainedError, read_checkpoint  # noqa: E402
 from transkd_ros.bags.image_folder import ImageFolderError  # noqa: E402
 from transkd_ros.cli import CommandError  # noqa: E402
+from transkd_ros.model.labels import LabelTable  # noqa: E402
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:LightningCLI.s args parameter")]
 STUDENT = Path(__file__).parents[2] / "config" / "recipes" / "camvid_mit_b0.yaml"
@@ -72,6 +78,60 @@ def test_a_checkpoint_goes_on_in_its_own_folder_only(shared_scene_tree, tmp_path
         distill.check_free(tmp_path / "other", str(last), overwrite=False)
     with pytest.raises(CommandError, match="give one of them"):
         distill.check_free(tmp_path / "one", str(last), overwrite=True)
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_whatever_came_of_it_and_the_best_stays(
+    shared_scene_tree, tmp_path, monkeypatch
+):
+    scores = iter([0.5, 0.4, 0.3])
+    monkeypatch.setattr(module, "iou_of", lambda matrix: (torch.full((11,), next(scores)), torch.tensor(0.5)))
+    run(shared_scene_tree, tmp_path, epochs=3)
+    epochs = {
+        name: torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    }
+    assert epochs == {"best": 0, "last": 2}
+
+
+@pytest.mark.parametrize(("epochs", "every", "validated"), [(1, 4, [0]), (3, 2, [1, 2])])
+def test_the_last_epoch_is_validated_however_seldom_others_are(
+    shared_scene_tree, tmp_path, monkeypatch, epochs, every, validated
+):
+    seen = []
+    monkeypatch.setattr(
+        module.SegmentationModule, "on_validation_start", lambda it: seen.append(it.current_epoch), raising=False
+    )
+    run(shared_scene_tree, tmp_path, f"--trainer.check_val_every_n_epoch={every}", epochs=epochs)
+    assert seen == validated
+    assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == epochs
+
+
+def test_a_checkpoint_holds_its_classes_whatever_becomes_of_their_file(shared_scene_tree, tmp_path):
+    table = LabelTable.load("camvid")
+    file = tmp_path / "classes.yaml"
+
+    def write(classes):
+        entries = [entry | {"id": index} for index, entry in enumerate(classes)]
+        file.write_text(yaml.safe_dump({"ignore_id": 255, "classes": entries}))
+
+    write(table.to_json())
+    run(shared_scene_tree, tmp_path / "run", f"--model.labels={file}")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    write(table.to_json()[::-1])
+    assert read_checkpoint(last).labels.names == table.names
+    with pytest.raises(ClassTableError, match=r"class 0 is sky; in model\.labels it is bicyclist"):
+        module.SegmentationModule(labels=str(file), initial_weights=str(last))
+    with pytest.raises(ClassTableError, match="class 0 is sky"):
+        distill.check_resumable(str(last), module.SegmentationModule(labels=str(file)), SimpleNamespace(callbacks=[]))
+
+
+def test_an_average_of_the_weights_lies_where_they_will_be():
+    average, placed = EMAWeightAveraging(decay=0.9), EMAWeightAveraging(decay=0.9, device="cpu")
+    strategy = SimpleNamespace(root_device=torch.device("meta"))
+    average_on_its_device(SimpleNamespace(callbacks=[average, placed], strategy=strategy))
+    for callback, device in ((average, "meta"), (placed, "cpu")):
+        callback.setup(SimpleNamespace(), module.SegmentationModule(), "fit")
+        assert {weights.device.type for weights in callback._average_model.parameters()} == {device}
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Teachers: where they come from, and that they only show."""
 
+import copy
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training wing needs torch")
@@ -46,6 +48,20 @@ def test_a_teacher_computes_in_its_own_precision_whatever_the_student_does(rando
     with torch.autocast("cpu", torch.bfloat16):
         assert exact(IMAGES).logits.dtype == torch.float32
     assert rounded(IMAGES).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("distiller", "runs"), [(TransKD(), 0), (KnowledgeReview(), 0), (ResponseKD(), 1)])
+def test_a_head_that_no_loss_reads_does_not_run(random_teacher, distiller, runs):
+    module = SegmentationModule(distiller=distiller, teacher=TeacherSource(str(random_teacher("mit_b1"))))
+    calls = []
+    module.teachers[0].network.decoder.register_forward_hook(lambda *_: calls.append(1))
+    losses = module.losses(IMAGES, torch.zeros(1, 64, 96, dtype=torch.uint8))
+    assert len(calls) == runs and all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_a_copy_of_the_student_has_the_same_teacher(random_teacher):
+    module = SegmentationModule(distiller=ResponseKD(), teacher=TeacherSource(str(random_teacher("mit_b1"))))
+    assert copy.deepcopy(module).teachers[0] is module.teachers[0]
 
 
 def test_a_shipped_bundle_is_a_teacher_by_its_name():

@@ -1,5 +1,6 @@
 """What a run measures, shows and leaves behind, beside the losses and the mIoU of `training.module`."""
 
+from training.callbacks.checkpoints import average_on_its_device, checkpoints
 from training.callbacks.folder import RunFolder
 from training.callbacks.gradients import GradientLog
 from training.callbacks.pictures import Pictures
@@ -16,4 +17,6 @@ __all__ = [
     "RunRecord",
     "TeacherScore",
     "ValidationScores",
+    "average_on_its_device",
+    "checkpoints",
 ]

@@ -3,6 +3,9 @@ sees exactly what an uninterrupted one would have seen, with any number of worke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,9 +36,9 @@ def augmentation(
     height, width = crop
     aspect = width / height
     steps: list[v2.Transform] = [
-        v2.ScaleJitter((width, height), scale, antialias=True)  # it wants the width first
+        _ScaleJitter((width, height), scale, antialias=True)  # it wants the width first
         if scale
-        else v2.RandomResizedCrop(crop, scale=zoom, ratio=(aspect / 1.15, aspect * 1.15), antialias=True)
+        else _RandomResizedCrop(crop, scale=zoom, ratio=(aspect / 1.15, aspect * 1.15), antialias=True)
     ]
     if scale or shift:
         outside = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
@@ -44,6 +47,35 @@ def augmentation(
     if photometric:
         steps.append(v2.RandomPhotometricDistort(p=photometric))
     return v2.Compose(steps)
+
+
+class _ScaleJitter(v2.ScaleJitter):
+    """With labels that stay where the image is, see `_resized`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if isinstance(inpt, tv_tensors.Mask):
+            return _resized(inpt, params["size"])
+        return super().transform(inpt, params)
+
+
+class _RandomResizedCrop(v2.RandomResizedCrop):
+    """With labels that stay where the image is, see `_resized`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if isinstance(inpt, tv_tensors.Mask):
+            return _resized(v2.functional.crop(inpt, **params), self.size)
+        return super().transform(inpt, params)
+
+
+def _resized(mask: tv_tensors.Mask, size: Sequence[int]) -> tv_tensors.Mask:
+    """A mask (H, W) of any type at `size`: of each new pixel what lies at its centre, where images are sampled as well.
+
+    torchvision takes what lies at its upper left corner, and so moves labels by half a pixel.
+    """
+    rows, columns = (
+        ((torch.arange(new) + 0.5) * (old / new)).long() for new, old in zip(size, mask.shape, strict=True)
+    )
+    return tv_tensors.wrap(mask.as_subclass(Tensor)[rows[:, None], columns], like=mask)
 
 
 class Augmented(Dataset):
@@ -80,18 +112,24 @@ def _positions(size: tuple[int, int]) -> Tensor:
 def soft_labels_at(probabilities: np.ndarray, positions: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     """The `probabilities` (classes, h, w) of an image of `size` (H, W), where an augmentation has put its pixels.
 
-    `positions` (crop height, crop width) are what it made of `_positions(size)`. Every `stride`-th of them, at the
-    middle of its square, is looked up bilinearly: (classes, crop height / stride, crop width / stride) float32.
+    `positions` (crop height, crop width) are what it made of `_positions(size)`. They are looked up bilinearly in the
+    middle of every square of `stride` of them: (classes, crop height / stride, crop width / stride) float32.
     """
     height, width = size
-    chosen = positions[stride // 2 :: stride, stride // 2 :: stride].long() - IGNORE - 1
-    inside = chosen >= 0
-    chosen = chosen.clamp_min(0)
-    x = ((chosen % width).float() * 2 + 1) / width - 1
-    y = (torch.div(chosen, width, rounding_mode="floor").float() * 2 + 1) / height - 1
-    maps = torch.from_numpy(probabilities.astype(np.float32))[None]
+    middles = torch.stack([_in_squares(positions, at, stride) for at in ((stride - 1) // 2, stride // 2)]) - IGNORE - 1
+    inside = (middles >= 0).all(0)
+    middles = middles.clamp_min(0)
+    x = ((middles % width).float().mean(0) * 2 + 1) / width - 1
+    y = ((middles // width).float().mean(0) * 2 + 1) / height - 1
+    maps = torch.from_numpy(probabilities)[None].float()
     found = F.grid_sample(maps, torch.stack([x, y], -1)[None], padding_mode="border", align_corners=False)[0]
     return torch.where(inside, found, 1 / len(probabilities))
+
+
+def _in_squares(positions: Tensor, at: int, stride: int) -> Tensor:
+    """The position at row and column number `at` of every whole square of `stride`."""
+    height, width = (side // stride * stride for side in positions.shape)
+    return positions[at:height:stride, at:width:stride].long()
 
 
 class Resized(Dataset):

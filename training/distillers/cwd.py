@@ -27,7 +27,9 @@ class CWD(Distiller):
 
     def forward(self, student: Taps, teacher: Taps, labels: Tensor) -> dict[str, Tensor]:
         """{"channel": scalar} from logits (B, classes, ·, ·) on both sides; labels are not read."""
-        logits = compared_logits(student, teacher, self.stride)
-        softened = [F.log_softmax(side.flatten(2) / self.temperature, dim=2) for side in logits]
+        own, wanted = compared_logits(student, teacher, self.stride)
+        if not teacher.stages:  # soft labels, which are log-probabilities
+            own = own.log_softmax(1)
+        softened = [F.log_softmax(side.flatten(2) / self.temperature, dim=2) for side in (own, wanted)]
         divergence = F.kl_div(softened[0], softened[1], reduction="none", log_target=True).sum(2).mean()
         return {"channel": self.weight * self.temperature**2 * divergence}

@@ -19,13 +19,12 @@ def compared_logits(student: Taps, teacher: Taps, stride: int = 1) -> tuple[Tens
     """The logits of both, (B, classes, h, w) float32, made comparable: the only place where their sizes meet.
 
     The size is the teacher's, and at most the student's (the image's) over `stride`: the student comes down,
-    bilinearly, to soft labels stored at a quarter of the size, and these are never blown up **[ours]**. Against soft
-    labels, which are log-probabilities, the student's logits are made log-probabilities too.
+    bilinearly, to soft labels stored at a quarter of the size, and these are never blown up **[ours]**. Soft labels are
+    log-probabilities; a method that does not make such of both sides itself has to make them of the student's.
     """
     full, shown = student.logits.shape[-2:], teacher.logits.shape[-2:]
     size = [min(side, -(-whole // stride)) for whole, side in zip(full, shown, strict=True)]
-    own, wanted = resize(student.logits.float(), size), resize(teacher.logits.float(), size)
-    return (own if teacher.stages else own.log_softmax(1)), wanted
+    return resize(student.logits.float(), size), resize(teacher.logits.float(), size)
 
 
 def bounded_size(size: Sequence[int], positions: int) -> tuple[int, int]:
