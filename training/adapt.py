@@ -36,10 +36,10 @@ from training import distill, export
 from training.adaptation.held_out import Standing, scores, stand, write_folder
 from training.adaptation.opinion import Opinion, export_for_labelling, opinion_of
 from training.adaptation.page import Story, make_page
-from training.adaptation.recipe import Budget, recipe_text, table_text
+from training.adaptation.recipe import Budget, recipe_text, table_text, trust_of
 from training.annotate import PROCESSES, RANK, annotate, load_members, maps_of_each
 from training.bundle_checks import ExportError
-from training.callbacks.folder import CHECKPOINTS, LAST, METRICS
+from training.callbacks.folder import CHECKPOINTS, CONFIG, LAST, METRICS
 from training.committee import Committee, class_weight
 from training.data.extraction import ExtractedFrame, Extraction, FramesError, Unlabelled, extract, measure, part_of
 from training.data.folder import Folder
@@ -114,9 +114,9 @@ class Adaptation:
         """The labelled training images, whose soft labels the run needs as well."""
         if self.args.labelled is None:
             return None
-        data = Folder(str(self.args.labelled), str(self.folder / "classes.yaml"))
-        data.setup("fit")
-        return data.train_set
+        images = Folder(str(self.args.labelled), str(self.folder / "classes.yaml")).split("train")
+        images.check()
+        return images
 
 
 # ---- the steps
@@ -187,9 +187,15 @@ def write_recipe(adaptation: Adaptation, extractions: Sequence[Extraction]) -> P
 
 
 def train(adaptation: Adaptation, recipe: Path) -> None:
-    """Train, or go on, unless the run has ended."""
+    """Train, or go on, unless the run has ended. Raises CommandError for one that was of another recipe."""
     folder = adaptation.folder
     if (folder / METRICS).is_file():
+        trained, wanted = (distill.settings_of(["--config", str(path)]) for path in (folder / CONFIG, recipe))
+        if differs := sorted(name for name in wanted if name != "config" and wanted[name] != trained.get(name)):
+            raise cli.CommandError(
+                f"{recipe}: {differs[0]} was changed since that run; train again, then call this again: "
+                f"python training/distill.py --config {recipe} --overwrite"
+            )
         return
     last = folder / CHECKPOINTS / LAST
     distill.main(["--config", str(recipe), *(["--ckpt_path", str(last)] if last.is_file() else [])])
@@ -272,18 +278,19 @@ def adapt(adaptation: Adaptation) -> None:
         store = ask(adaptation, extractions)
     if PROCESSES > 1:
         return
-    opinion = opinion_of(store, [frame for found in extractions for frame in found.frames], args.trust)
+    recipe = write_recipe(adaptation, extractions)
+    trust = trust_of(recipe)
+    opinion = opinion_of(store, [frame for found in extractions for frame in found.frames], trust)
     disputed = opinion.most_disputed(args.export_for_labelling)
     if disputed:
         export_for_labelling(disputed, store, folder / "for_labelling")
-    recipe = write_recipe(adaptation, extractions)
     with timed(adaptation, state, "training"):
         train(adaptation, recipe)
     with timed(adaptation, state, "export"):
         bundle = write_bundle(adaptation, state, *write_folder(held_out, store, folder / "held_out"))
     with timed(adaptation, state, "evaluation"):
         standings, teachers = stand({"before": adaptation.student, "after": bundle}, held_out, store)
-    _report(adaptation, state, extractions, opinion, store, held_out, standings, teachers, bundle)
+    _report(adaptation, state, extractions, opinion, trust, store, held_out, standings, teachers, bundle)
 
 
 def _held_out(adaptation: Adaptation, extractions: list[Extraction]) -> list[ExtractedFrame]:
@@ -299,8 +306,9 @@ def _held_out(adaptation: Adaptation, extractions: list[Extraction]) -> list[Ext
 
 
 def _report(
-    adaptation: Adaptation, state: dict[str, Any], extractions: list[Extraction], opinion: Opinion, store: SoftLabels,
-    held_out: list[ExtractedFrame], standings: list[Standing], teachers: ConfusionMatrix, bundle: Bundle,
+    adaptation: Adaptation, state: dict[str, Any], extractions: list[Extraction], opinion: Opinion, trust: float,
+    store: SoftLabels, held_out: list[ExtractedFrame], standings: list[Standing], teachers: ConfusionMatrix,
+    bundle: Bundle,
 ) -> None:  # fmt: skip
     args, folder = adaptation.args, adaptation.folder
     train, val, _ = (part_of(extractions, part) for part in adaptation.parts)
@@ -314,7 +322,7 @@ def _report(
     ]
     labelling = str(folder / "for_labelling") if args.export_for_labelling else None
     story = Story(
-        args.output.name, extractions, counts, opinion, store, args.trust, held_out, standings, labelling, cost,
+        args.output.name, extractions, counts, opinion, store, trust, held_out, standings, labelling, cost,
         commands,
     )  # fmt: skip
     write_atomic(folder / REPORT, make_page(story))
@@ -323,8 +331,8 @@ def _report(
     if teachers.matrix.any():
         result["teachers"] = {"labels": scores(teachers, labels)}
     kept = dict(zip(labels.names, (opinion.trusted / opinion.pixels.clip(1)).round(4).tolist(), strict=True))
-    trust = {"threshold": args.trust, "kept": round(opinion.kept, 4), "kept_by_class": kept}
-    summary = {"frames": counts, "confidence": round(opinion.confidence, 4), "trust": trust, "held_out": result}
+    trusted = {"threshold": trust, "kept": round(opinion.kept, 4), "kept_by_class": kept}
+    summary = {"frames": counts, "confidence": round(opinion.confidence, 4), "trust": trusted, "held_out": result}
     write_atomic(folder / "result.json", json.dumps(summary | {"seconds": state["seconds"]}, indent=1) + "\n")
     for name, found in result.items():
         for who, score in found.items():
@@ -338,7 +346,7 @@ def parse_arguments(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--teacher", action="append", required=True, help="checkpoint, bundle or hub name; repeatable")
     parser.add_argument("--output", type=Path, required=True, help="folder of the new bundle; its name is the model's")
     parser.add_argument("--student", default=DEFAULT_MODEL, help="bundle whose network and weights start (%(default)s)")
-    parser.add_argument("--labelled", type=Path, help="folder with train/ and val/ of images/ and labels/, mixed in")
+    parser.add_argument("--labelled", type=Path, help="folder whose train/ has images/ and labels/, mixed in")
     parser.add_argument("--work", type=Path, help="working folder (runs/ and the name of the output)")
     parser.add_argument("--dry-run", action="store_true", help="show the plan with sizes and times, and end")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")

@@ -66,7 +66,9 @@ def camvid_val(bundle: Bundle) -> float:
 def shift(weather: str, args: argparse.Namespace, more: list[str], val_before: float) -> dict[str, Any]:
     """Adapt to one weather; scores before and after, as fractions."""
     folder = args.work / weather
-    bag = record(folder / "drive", weather, args.frames, args.first, args.render_size)
+    height, width = args.render_size
+    name = f"drive_{args.first}_{args.frames}_{width}x{height}"  # another one is another bag
+    bag = record(folder / name, weather, args.frames, args.first, args.render_size)
     output = folder / "model"
     words = ["--bag", str(bag), "--output", str(output), "--work", str(folder / "run"), "--student", args.student]
     words += [word for teacher in args.teacher for word in ("--teacher", teacher)]

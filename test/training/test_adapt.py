@@ -17,6 +17,7 @@ pytest.importorskip("onnxscript")
 
 from training import adapt, distill
 from training.adaptation.opinion import labelmap
+from training.adaptation.recipe import trust_of
 from training.data.convert.masks import read_labelmap, read_masks
 from training.data.extraction import FramesError
 from training.soft_labels import SoftLabels
@@ -114,6 +115,20 @@ def test_called_again_it_does_nothing_twice_and_with_other_settings_it_refuses(t
     assert checkpoint.stat().st_mtime_ns == before
     with pytest.raises(CommandError, match=r"my_robot holds an adaptation with another --every"):
         adapt.main([*arguments, "--every", "2"])
+
+
+def test_a_recipe_that_was_edited_since_its_run_is_not_passed_over(tutorial, run, monkeypatch):
+    _, arguments = tutorial
+    recipe = run / "recipe.yaml"
+    text = recipe.read_text()
+    monkeypatch.setattr(adapt, "ask", lambda *_: SoftLabels(run / "soft_labels"))
+    try:
+        recipe.write_text(text.replace("trust: 0.5", "trust: 0.75"))
+        assert trust_of(recipe) == 0.75
+        with pytest.raises(CommandError, match=r"model\.distiller.* was changed since that run; .*--overwrite"):
+            adapt.main(arguments)
+    finally:
+        recipe.write_text(text)
 
 
 def test_one_of_several_processes_prints_the_command_that_goes_on_and_does_not_train(

@@ -19,8 +19,9 @@ from training.annotate import annotate
 from training.committee import Committee
 from training.data import extraction
 from training.data.camvid import CamVid
-from training.data.drives import Drives
+from training.data.drives import Drives, TaughtImages
 from training.data.extraction import INDEX, FramesError, Unlabelled, extract, part_of
+from training.data.samples import LabelledImages
 from training.distillers import C2VKD, DistillerError, ResponseKD, SpiritDistillation
 from training.module import SegmentationModule
 from training.soft_labels import SoftLabelError, SoftLabels, frame_hash
@@ -247,6 +248,20 @@ def alone(tmp_path, drive):
     data = Drives("camvid", choice(tmp_path, drive, part=(0.0, 0.8)), val_part=(0.8, 0.95), **OPTIONS)
     data.setup("fit")
     return data
+
+
+def test_labelled_images_among_a_drive_leave_the_choice_of_the_epoch_to_the_drive(tmp_path, shared_scene_tree, drive):
+    frames = choice(tmp_path, drive, ratio=0.5, part=(0.0, 0.8))
+    labelled = tmp_path / "labelled"
+    labelled.mkdir()
+    (labelled / "train").symlink_to(shared_scene_tree / "train")  # all that is needed of it
+    data = Drives("camvid", frames, val_part=(0.8, 0.95), labelled=str(labelled), **OPTIONS)
+    data.setup("fit")
+    assert isinstance(data.train_set, LabelledImages) and len(data.train_set) == 5
+    assert isinstance(data.val_set, TaughtImages) and len(data.val_set) == 1
+    assert len(data.unlabelled_set) == 5 and len(data.frames) == 5 + 5 + 1
+    labels = torch.cat([labels for _, labels in data.train_dataloader()])
+    assert (labels == 255).flatten(1).all(1).sum() == len(labels) // 2
 
 
 @pytest.fixture

@@ -58,11 +58,10 @@ def recipe_text(
     if budget.class_weights:
         model["class_weights"] = [budget.class_weights.get(name, 1.0) for name in manifest.labels.names]
     named = asdict(frames) | {"part": list(frames.part)}
-    data: dict[str, Any] = {"unlabelled": named}
+    data: dict[str, Any] = {"unlabelled": named, "val_part": list(val_part)}
     if labelled:
-        kind, data = "folder.Folder", {"root": str(labelled)} | data
+        data["labelled"] = str(labelled)
     else:
-        kind, data = "drives.Drives", data | {"val_part": list(val_part)}
         del named["ratio"]  # there is nothing to mix them with
     shown = manifest.input_size
     data |= {"crop": sizes.named(_crop(shown)), "val_size": sizes.named(shown), "batch_size": batch}
@@ -79,11 +78,17 @@ def recipe_text(
     recipe = {
         "seed_everything": 1,
         "model": model,
-        "data": {"class_path": f"training.data.{kind}", "init_args": data},
+        "data": {"class_path": "training.data.drives.Drives", "init_args": data},
         "trainer": trainer,
     }
     head = f"# Written by {command}\n# Edit it and run that again, or: python training/distill.py --config {folder}"
     return f"{head}/recipe.yaml\n{yaml.safe_dump(recipe, sort_keys=False)}"
+
+
+def trust_of(recipe: Path) -> float:
+    """The least probability that teaches, as the recipe has it by now; 0 where its method has no such threshold."""
+    distiller = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"].get("distiller") or {}
+    return float(distiller.get("init_args", {}).get("trust", 0.0))
 
 
 def table_text(labels: LabelTable) -> str:

@@ -1,4 +1,4 @@
-"""Drives without a label, as a data set of their own: the teacher is all that there is to learn from."""
+"""Drives without a label, as a data set of their own, which labelled images may be mixed into."""
 
 from __future__ import annotations
 
@@ -9,26 +9,35 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from training.data.base import SegmentationData, Split
 from training.data.extraction import FramesError, Unlabelled, extract, part_of
+from training.data.folder import Folder
 from training.data.samples import Samples, UnlabelledImages
 from training.soft_labels import SoftLabels
 
 
 class Drives(SegmentationData):
-    """Frames of bags and image folders, and no label at all.
+    """Frames of bags and image folders: what a robot sees.
 
     `unlabelled.part` of every drive is trained on, and `val_part`, another one, validated: against what the stored
     teacher says of its frames, so that `val_miou` is the agreement with the teacher. `labels` is the class table.
-    Options: those of SegmentationData; `unlabelled.ratio` and `proximity` have no meaning here.
+    `labelled`, a folder as `Folder` reads it, has images with labels to train on in its `train/`; `unlabelled.ratio` of
+    an epoch is then of the drives. Options: those of SegmentationData; `proximity` has no meaning here.
     """
 
     def __init__(
-        self, labels: str, unlabelled: Unlabelled, val_part: tuple[float, float] = (0.8, 0.9), **options: Any
+        self,
+        labels: str,
+        unlabelled: Unlabelled,
+        val_part: tuple[float, float] = (0.8, 0.9),
+        labelled: str | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(None, unlabelled=unlabelled, **options)
         self.labels = labels
 
     def split(self, name: Split) -> Samples:
         assert self.unlabelled is not None
+        if name == "train" and self.hparams["labelled"]:
+            return Folder(self.hparams["labelled"], self.labels).split(name)
         part = self.unlabelled.part if name == "train" else tuple(self.hparams["val_part"])
         paths = [frame.path for frame in part_of(extract(self.unlabelled), part)]
         if not paths:
@@ -38,12 +47,12 @@ class Drives(SegmentationData):
             )
         return UnlabelledImages(paths) if name == "train" else TaughtImages(paths)
 
-    def _unlabelled_samples(self) -> None:
-        return None  # there is nothing else to mix them into
+    def _unlabelled_samples(self) -> UnlabelledImages | None:
+        return super()._unlabelled_samples() if self.hparams["labelled"] else None  # else they are all that there is
 
     @property
     def frames(self) -> Dataset:
-        return ConcatDataset([self.train_set, self.val_set])
+        return ConcatDataset([super().frames, self.val_set])
 
     def use_soft_labels(self, store: SoftLabels) -> None:
         super().use_soft_labels(store)
