@@ -109,7 +109,7 @@ def found_runs(suite: Suite) -> dict[tuple[str, int], dict[str, Any]]:
 def write(suite: Suite, budget: Budget, command: str, steps: dict[str, Any] | None, failures: dict[str, str]) -> None:
     """OUTPUT.json, OUTPUT.md and OUTPUT.png from what there is."""
     runs = {name: suite.teacher_run(name) for name in suite.teachers}
-    teachers = {n: read_run(run.folder) | {"same_data": suite.same_data(n)} for n, run in runs.items() if run.done}
+    teachers = {name: suite.teacher_record(name) for name, run in runs.items() if run.done}
     result = summarise(suite, budget, found_runs(suite), teachers, steps, failures)
     suite.output.parent.mkdir(parents=True, exist_ok=True)
     table, text, image = (suite.output.with_name(suite.output.name + end) for end in (".json", ".md", ".png"))

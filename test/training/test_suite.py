@@ -354,6 +354,29 @@ def test_a_file_that_is_no_suite_is_refused(tmp_path, text, named):
         read_suite(tmp_path / "suite.yaml")
 
 
+def test_a_committee_is_shown_as_what_all_of_it_knows_and_another_ones_score_is_refused(tmp_path, monkeypatch):
+    member, store, score = tmp_path / "member", tmp_path / "store", tmp_path / "score.json"
+    for folder in (member, store):
+        folder.mkdir()
+    (member / "metrics.json").write_text(json.dumps(a_run(0.5)))
+    annotators = {"teachers": [{"source": "a", "fingerprint": "1"}], "flip": True}
+    (store / "soft_labels.json").write_text(json.dumps({"version": 1, **annotators}))
+    knows = {"committee": {"miou": 0.7, "iou": {"road": 0.9}}}
+    content = {"annotators": annotators, "machine": {"cpu": "X"}, "val": knows}
+    score.write_text(json.dumps(content))
+    teachers = {"all": TeacherRun(RECIPES / "camvid_teacher.yaml", member, soft_labels=store, score=score)}
+    suite = replace(a_suite(), teachers=teachers, student=Method("alone", RECIPES / "camvid_mit_b0.yaml"))
+    record = suite.teacher_record("all")
+    assert (record["val_miou"], record["val_iou"], record["macs"]) == (0.7, {"road": 0.9}, None)
+
+    score.write_text(json.dumps(content | {"annotators": annotators | {"flip": False}}))
+    with pytest.raises(CommandError, match=r"score\.json is of another committee than .*store: other flip"):
+        suite.teacher_record("all")
+    score.unlink()
+    with pytest.raises(CommandError, match=r"annotate\.py --output .*store --score .*score\.json writes both"):
+        suite.teacher_record("all")
+
+
 def test_a_method_that_the_suite_lacks_cannot_be_chosen(suite_file, monkeypatch):
     with pytest.raises(CommandError, match="--only CWD: no such method; there are alone, response KD"):
         main(monkeypatch, suite_file, "--only", "CWD")

@@ -54,6 +54,9 @@ def _fault(suite: Suite) -> str | None:
     for method in suite.methods:
         if method.teacher is not None and method.teacher not in suite.teachers:
             return f"{method.method}: no teacher {method.teacher}; there are {_listed(suite.teachers)}"
+    for name, teacher in suite.teachers.items():
+        if (teacher.soft_labels is None) != (teacher.score is None):
+            return f"teacher {name}: soft_labels and the score of those who wrote them belong together"
     if suite.goal is not None and suite.goal not in (known := [method.method for method in suite.methods]):
         return f"goal: no method {suite.goal}; there are {_listed(known)}"
     for recipe in (*(row.recipe for row in suite.rows), *(teacher.recipe for teacher in suite.teachers.values())):

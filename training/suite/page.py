@@ -122,6 +122,8 @@ def _summary(
 
 
 def _share_of_macs(run: Record, teacher: Record) -> float | None:
+    if teacher["macs"] is None:  # a committee's
+        return None
     same_size = sizes.read(run["macs_at"]) == sizes.read(teacher["macs_at"])
     return run["macs"] / teacher["macs"] if same_size else None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.distill import settings_of
-from training.suite.record import read_run
+from training.suite.record import read_committee, read_run
 from transkd_ros import cli
 
 METHOD = "model.distiller.class_path"
@@ -43,13 +43,15 @@ class Method:
 class TeacherRun:
     """A teacher: its recipe, whose budget it keeps, the folder of its run, and `options` of its own.
 
-    With `soft_labels`, methods learn from that folder, which training/annotate.py has made of it and others.
+    With `soft_labels`, methods learn from that folder, which training/annotate.py has made of it and others; its
+    `score` is the file that --score wrote, of what all of them know together.
     """
 
     recipe: Path
     run: Path
     options: dict[str, Any] = field(default_factory=dict)
     soft_labels: Path | None = None
+    score: Path | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -158,6 +160,13 @@ class Suite:
         arguments = _arguments(teacher.recipe, teacher.options | {"trainer.default_root_dir": teacher.run})
         return Run(f"teacher {name}", teacher.run, arguments, (teacher.run / "metrics.json", teacher.checkpoint))
 
+    def teacher_record(self, name: str) -> dict[str, Any]:
+        """The metrics.json of a teacher that was trained, and `same_data`; of a committee, what that knows."""
+        found, teacher = read_run(self.teacher_run(name).folder), self.teachers[name]
+        if teacher.soft_labels and teacher.score:
+            found |= read_committee(teacher.score, teacher.soft_labels)
+        return found | {"same_data": self.same_data(name)}
+
     def same_data(self, teacher: str) -> bool:
         """Whether a teacher's scores are of the data that the methods' are of, so that they can be set against them."""
         runs = self.teacher_run(teacher), self.run(self.student, self.seeds[0])
@@ -165,8 +174,10 @@ class Suite:
 
     def check(self) -> Budget:
         """The budget. Raises CommandError for whatever would make a run fail early or not comparable."""
-        for name in self.teachers:
+        for name, teacher in self.teachers.items():
             self.teacher_run(name).check()
+            if teacher.soft_labels and teacher.score and teacher.soft_labels.is_dir():  # else a run says what to do
+                read_committee(teacher.score, teacher.soft_labels)
         for seed in self.seeds:
             students = self.run(self.student, seed).check()
             if METHOD in students:

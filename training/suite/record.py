@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from training.soft_labels import INDEX
 from transkd_ros import cli
 
 NEEDED = (
@@ -26,6 +27,24 @@ def read_run(folder: Path) -> dict[str, Any]:
     if missing := [key for key in NEEDED if key not in run]:
         raise cli.CommandError(f"{path} lacks {', '.join(missing)}: it is not of training/distill.py as it is now")
     return run
+
+
+def read_committee(score: Path, store: Path) -> dict[str, Any]:
+    """What stands in a metrics.json, of the committee that wrote a store of soft labels.
+
+    `score` is the file that training/annotate.py --score wrote with it. Raises CommandError where there is none, or it
+    is another committee's.
+    """
+    try:
+        content = json.loads(score.read_text(encoding="utf-8"))
+        asked = json.loads((store / INDEX).read_text(encoding="utf-8"))
+        found, annotators = content["val"]["committee"], content["annotators"]
+    except (OSError, ValueError, KeyError) as error:
+        hint = f"training/annotate.py --output {store} --score {score} writes both"
+        raise cli.CommandError(f"{cli.one_line(error)}; {hint}") from error
+    if differs := [name for name, value in annotators.items() if name != "classes" and asked.get(name) != value]:
+        raise cli.CommandError(f"{score} is of another committee than {store}: other {', '.join(differs)}")
+    return {"val_miou": found["miou"], "val_iou": found["iou"], "machine": content["machine"], "macs": None}
 
 
 def recovered(run: dict[str, Any], student: dict[str, Any], goal: dict[str, Any]) -> float | None:
