@@ -100,6 +100,19 @@ def test_a_share_of_the_cores_is_any_of_them_so_that_two_nodes_with_a_thread_eac
     assert not compiled[0].get_property("ENABLE_CPU_PINNING")
 
 
+def test_tensorrt_keeps_the_engines_of_each_graph_apart(monkeypatch, tmp_path):
+    engine = pytest.importorskip("transkd_ros.model.engines.onnxruntime_engine", reason="ONNX Runtime")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(engine.ort, "get_available_providers", lambda: list(engine._PROVIDERS.values()))
+
+    def cache(digest):
+        name, options = engine._providers("TensorRT", "fp16", digest)[0]
+        assert name == "TensorrtExecutionProvider" and options["trt_engine_cache_enable"]
+        return options["trt_engine_cache_path"]
+
+    assert cache("a" * 64) == cache("a" * 64) != cache("b" * 64)
+
+
 def test_without_want_confidence_there_is_only_a_mask(bundle, engine, colours):
     for opened_with in (True, False):
         runtime = open_runtime(bundle, engine, device="cpu", want_confidence=opened_with)

@@ -135,6 +135,41 @@ def test_a_winner_that_no_longer_runs_is_told_of_and_the_rest_measured():
     assert "remembered a CPU int8, but library gone" in str(choice)
 
 
+def test_what_did_not_run_is_tried_again_and_wins_once_it_does():
+    """A GPU whose libraries come later, and whose memory is full for once, is not given up for good."""
+    broken, full = {FAST}, "no driver"
+
+    def load(candidate):
+        if candidate in broken:
+            raise RuntimeUnavailable(full)
+        return Loader()(candidate)
+
+    def start():
+        return tuning.fastest([SLOW, FAST], load, KEY)
+
+    assert start().timings[0].candidate == SLOW
+    broken.clear()
+    choice = start()
+    assert choice.timings[0].candidate == FAST and "the rest tried again" in str(choice)
+    broken.add(FAST)
+    full = "out of memory"
+    assert start().timings[0].candidate == SLOW  # and what is remembered stays
+    broken.clear()
+    assert start().timings[0].candidate == FAST
+
+
+def test_what_found_no_time_is_tried_at_the_next_starts(monkeypatch):
+    monkeypatch.setattr(tuning, "LIMIT", 0.0)
+    third = Candidate("c", "CPU", "fp32")
+    tried = []
+    for _ in range(4):
+        load = Loader()
+        choice = tuning.fastest([SLOW, third, FAST], load, KEY)
+        tried.append([candidate for candidate in load.candidates])
+    assert tried[0] == [SLOW] and third in tried[1] and FAST in tried[2] and len(tried[3]) == 1
+    assert all(timing.ms is not None for timing in choice.timings)
+
+
 def test_a_cache_that_cannot_be_written_costs_a_line_and_nothing_else(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

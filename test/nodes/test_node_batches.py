@@ -103,6 +103,13 @@ def test_frames_go_one_by_one_on_a_cpu_or_where_the_network_takes_one_image_whic
         assert all(len(batch) == 1 for batch in batching.batches)
 
 
+def test_a_budget_of_frames_is_not_exceeded_by_a_batch(user, diagnostics, batching, bundle_path):
+    with running(bundle_path, cameras=CAMERAS, max_batch=3, max_total_rate=1000.0):
+        wait_with(user, diagnostics, batching, {"left": level(2), "right": level(3), "rear": level(4)})
+        batching.gate.release(1000)
+        wait_until(lambda: sorted(batching.batches[-3:]) == [[2], [3], [4]], "one after the other")
+
+
 @pytest.mark.parametrize("device, most", [("CPU", 1), ("CUDA", 3)])
 def test_by_default_a_cpu_takes_one_frame_and_a_gpu_one_of_every_camera(
     user, diagnostics, batching, bundle_path, device, most

@@ -18,12 +18,14 @@ from segmentation_graph import (
     WARN,
     change_state,
     image,
+    level,
     log_lines,
     running,
     set_parameter,
     state,
 )
 from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool
 
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.nodes.segmentation import account
@@ -89,6 +91,39 @@ def test_a_camera_without_masks_warns_and_then_is_in_error_and_names_the_cause(
         assert int(diagnostics.value(CAMERA, "from the future")) > 0
         send_until_status(lambda: image(colours, "plaid8"), ERROR, "encoding 'plaid8'")
         send_until_status(lambda: image(colours), OK, "segmenting")
+
+
+def test_a_mask_that_a_budget_holds_back_is_not_missed(user, diagnostics, gated, bundle_path, monkeypatch):
+    monkeypatch.setattr(account, "NO_MASK", 0.1)
+    gated.gate.release(1000)
+    with running(bundle_path, cameras=["left", "right"], max_total_rate=0.01):
+        user.send_until(lambda: gated.seen, "an inference", "left/image_raw", level(1))
+        user.send_until(
+            lambda: int(diagnostics.value(f"{NODE}: right", "received") or 0) > 20, "many frames",
+            "right/image_raw", level(2),
+        )  # fmt: skip
+        assert diagnostics.latest(f"{NODE}: right").level == OK
+        assert 2 not in gated.seen
+
+
+def test_a_camera_that_was_disabled_after_a_bad_frame_is_disabled_and_not_in_error(
+    user, diagnostics, gated, bundle_path, colours, monkeypatch
+):
+    monkeypatch.setattr(account, "NO_MASK", 0.1)
+    monkeypatch.setattr(account, "NO_MASK_ERROR", 0.2)
+    with running(bundle_path):
+        user.send_until(
+            lambda: int(diagnostics.value(CAMERA, "dropped encoding") or 0) > 0, "a bad frame",
+            "camera/image_raw", image(colours, "plaid8"),
+        )  # fmt: skip
+        wait_for_status(diagnostics, CAMERA, ERROR, "encoding")
+        assert user.call(SetBool, f"/{NODE}/enable", SetBool.Request(data=False)).success
+        before = int(diagnostics.value(CAMERA, "dropped disabled"))
+        user.send_until(
+            lambda: int(diagnostics.value(CAMERA, "dropped disabled")) > before + 3, "frames that nobody wants",
+            "camera/image_raw", level(1),
+        )  # fmt: skip
+        wait_for_status(diagnostics, CAMERA, OK, "disabled")
 
 
 def test_the_status_of_the_node_is_its_lifecycle_state(user, diagnostics, bundle_path, monkeypatch):

@@ -65,36 +65,54 @@ def fastest(
     """The candidate that `key` is remembered to be fastest for, else the one that is when they are timed.
 
     `candidates` are tried in their order, the likely ones first, until LIMIT is over; `load` loads and warms up one, or
-    raises RuntimeUnavailable. `key`, JSON-ready, is all that the times depend on. `want_confidence`: in the times,
-    too. `afresh` remembers what it measures, but nothing from before, and has no limit. A cache that is broken, foreign
-    or out of reach is told of in the choice's source, and does no harm. Raises RuntimeUnavailable if none runs.
+    raises RuntimeUnavailable. Those that did not run, or found no time, are tried again at the next start: a driver may
+    have come since. `key`, JSON-ready, is all that the times depend on. `want_confidence`: in the times, too. `afresh`
+    remembers what it measures, but nothing from before, and has no limit. A cache that is broken, foreign or out of
+    reach is told of in the choice's source, and does no harm. Raises RuntimeUnavailable if none runs.
     """
     notes: list[str] = []
     path = _file_of(key, notes)
+    limit = math.inf if afresh else LIMIT
     if path and not afresh and (remembered := _recall(path, key, candidates, notes)):
-        best, timings = remembered
+        known = [timing for timing in remembered if timing.ms is not None]
+        open_ones = [timing.candidate for timing in remembered if timing.ms is None]
         try:
-            return Choice(load(best), timings, f"remembered in {path}")
-        except RuntimeUnavailable as error:
-            notes.append(f"remembered {best}, but {error}")
-    runtime, timings = measure(candidates, load, math.inf if afresh else LIMIT, want_confidence)
+            runtime = load(known[0].candidate)
+        except RuntimeUnavailable as error:  # for once, perhaps: what is remembered stays
+            notes.append(f"remembered {known[0].candidate}, but {error}")
+            path = None
+        else:
+            if not open_ones:
+                return Choice(runtime, remembered, f"remembered in {path}")
+            runtime, timings = measure(open_ones, load, limit, want_confidence, (runtime, known))
+            _remember(path, key, timings, notes)
+            return Choice(runtime, timings, "; ".join([f"remembered in {path}, the rest tried again", *notes]))
+    runtime, timings = measure(candidates, load, limit, want_confidence)
     if path:
         _remember(path, key, timings, notes)
     return Choice(runtime, timings, "; ".join(["measured now", *notes]))
 
 
 def measure(
-    candidates: Sequence[Candidate], load: Load, limit: float, want_confidence: bool
+    candidates: Sequence[Candidate],
+    load: Load,
+    limit: float,
+    want_confidence: bool,
+    before: tuple[Runtime | None, Sequence[Timing]] = (None, ()),
 ) -> tuple[Runtime, tuple[Timing, ...]]:
-    """The fastest candidate, loaded, and all timings, fastest first. At most two are in memory at a time."""
+    """The fastest candidate, loaded, and all timings, fastest first. At most two are in memory at a time.
+
+    `before`: the fastest of others, loaded, and the timings of those, fastest first.
+    """
     start = time.monotonic()
-    best: Runtime | None = None
-    best_ms = math.inf
-    timings: list[Timing] = []
+    best, timings = before[0], list(before[1])
+    best_ms = timings[0].ms or math.inf if timings else math.inf
+    tried = False
     for candidate in candidates:
-        if best and time.monotonic() - start > limit:
+        if best and tried and time.monotonic() - start > limit:
             timings.append(Timing(candidate, None, "not tried for want of time"))
             continue
+        tried = True
         try:
             runtime = load(candidate)
             ms = _time(runtime, want_confidence, HOPELESS * best_ms)
@@ -139,16 +157,16 @@ def _file_of(key: dict[str, Any], notes: list[str]) -> Path | None:
 
 def _recall(
     path: Path, key: dict[str, Any], candidates: Sequence[Candidate], notes: list[str]
-) -> tuple[Candidate, tuple[Timing, ...]] | None:
+) -> tuple[Timing, ...] | None:
+    """Timings of all candidates, the fastest first, which has one."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["key"] != key:
             raise ValueError("of another machine, model or version")
         timings = tuple(Timing(Candidate(*way), ms and float(ms), str(note)) for way, ms, note in stored["timings"])
-        best = timings[0].candidate
-        if best not in candidates or timings[0].ms is None:
+        if timings[0].ms is None or {timing.candidate for timing in timings} != set(candidates):
             raise ValueError("it names no way to run the model here")
-        return best, timings
+        return timings
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, LookupError) as error:

@@ -86,6 +86,8 @@ class Runtime(ABC):
         that; or, with `wait` false, it uses what there is (one image after the other, without confidence), while the
         graph is compiled in a thread.
         """
+        if self._closed:
+            raise RuntimeError(f"{self.engine} is closed")
         for image in images:
             check_image(image, self.input_size)
         kind = Kind(len(images) if self.takes_batches else 1, want_confidence and self._has_confidence)

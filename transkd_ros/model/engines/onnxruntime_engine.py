@@ -52,6 +52,7 @@ class OnnxRuntime(Runtime):
         quantised = bundle.int8_onnx if options.precision == "int8" else None
         self._file = quantised or bundle.model_onnx
         self._threads = options.threads
+        self._providers = _providers(self.device, self.precision, bundle.manifest.files[self._file.name])
 
     def compile_graph(self, kind: Kind) -> Graph:
         session_options = ort.SessionOptions()
@@ -60,7 +61,7 @@ class OnnxRuntime(Runtime):
         session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         outputs = ["mask", "confidence"] if kind.confidence else ["mask"]
         session = ort.InferenceSession(
-            pruned(self._file.read_bytes(), outputs), session_options, providers=_providers(self.device, self.precision)
+            pruned(self._file.read_bytes(), outputs), session_options, providers=self._providers
         )
         # A provider whose libraries are missing is dropped silently in favour of the next.
         provider = _PROVIDERS[self.device]
@@ -78,8 +79,12 @@ class OnnxRuntime(Runtime):
         return run
 
 
-def _providers(device: str, precision: str) -> list[tuple[str, dict[str, Any]]]:
-    """The device's provider and the slower ones, as far as this build has them, with their options."""
+def _providers(device: str, precision: str, digest: str) -> list[tuple[str, dict[str, Any]]]:
+    """The device's provider and the slower ones, as far as this build has them, with their options.
+
+    TensorRT's engines lie in a folder of the graph, by its SHA-256 `digest`: they are found again by the names in a
+    graph, and would be taken for those of other weights.
+    """
     names = list(_PROVIDERS)
     offered = ort.get_available_providers()
     from_here = [_PROVIDERS[name] for name in names[names.index(device) :]]
@@ -88,11 +93,11 @@ def _providers(device: str, precision: str) -> list[tuple[str, dict[str, Any]]]:
         options = providers[0][1]
         options |= {"trt_fp16_enable": precision != "fp32", "trt_int8_enable": precision == "int8"}
         try:
-            folder = str(machine_folder("tensorrt"))
+            timings, engines = (str(machine_folder(name)) for name in ("tensorrt", f"tensorrt/{digest[:16]}"))
         except CacheUnavailable:  # then every start builds its engine anew
             return providers
-        options |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": folder}
-        options |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": folder}
+        options |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": engines}
+        options |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": timings}
     return providers
 
 

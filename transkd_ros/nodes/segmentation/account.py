@@ -73,6 +73,8 @@ class Account:
         """A frame that was received is not wanted; `cause` is one of SKIPS."""
         self.drop(cause)
         self._fine = SKIPS[cause]
+        if cause != "rate":  # nobody waits for a mask any more
+            self._unanswered, self._last_drop = None, ""
 
     def accepted(self) -> None:
         """A frame that was received is to get its mask."""
@@ -128,12 +130,13 @@ class Account:
 
     # ---- what is told --------------------------------------------------------------------------------
 
-    def status(self, reliability: str, trouble: str) -> DiagnosticStatus:
+    def status(self, reliability: str, trouble: str, pause: float = 0.0) -> DiagnosticStatus:
         """What happened since the start, and whether masks come.
 
-        `reliability` is that of the subscription, `trouble` why nothing may come through it, or "".
+        `reliability` is that of the subscription, `trouble` why nothing may come through it, or "". `pause`: seconds
+        between two masks that a budget demands.
         """
-        level, message = self._health(trouble)
+        level, message = self._health(trouble, pause)
         now = self._now()
         values = {
             "reliability": reliability,
@@ -150,7 +153,7 @@ class Account:
         }
         return diagnostic_status(f"{diagnostic_name(self._node)}: {self._name}", level, message, values)
 
-    def _health(self, trouble: str) -> tuple[bytes, str]:
+    def _health(self, trouble: str, pause: float) -> tuple[bytes, str]:
         """Level and text: OK while every frame that is heard leads to masks."""
         bad_input = sum(self.drops[cause] for cause in CAUSES)
         new, self._bad_input_reported = bad_input - self._bad_input_reported, bad_input
@@ -158,8 +161,8 @@ class Account:
         if now - self._last_heard > SILENCE:
             text = f"no frame for {now - self._last_heard:.0f} s"
             return DiagnosticStatus.WARN, f"{text}: {trouble}" if trouble else text
-        if unanswered is not None and now - unanswered > NO_MASK:
-            level = DiagnosticStatus.ERROR if now - unanswered > NO_MASK_ERROR else DiagnosticStatus.WARN
+        if unanswered is not None and now - unanswered > NO_MASK + pause:
+            level = DiagnosticStatus.ERROR if now - unanswered > NO_MASK_ERROR + pause else DiagnosticStatus.WARN
             cause = self._last_drop or "the engine is still at work on one frame"
             return level, f"frames come, but no mask for {now - self._last_mask:.0f} s: {cause}"
         if new:

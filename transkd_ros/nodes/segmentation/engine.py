@@ -34,7 +34,7 @@ class Engine:
             settings.confidence_threshold,
             wait=False,
         )
-        self._is_open = True
+        self.is_open = True
         if settings.max_batch > 1 and not self.runtime.takes_batches:
             tell(f"max_batch is {settings.max_batch}, but {self.bundle.path} takes one image at a time: export it anew")
 
@@ -67,11 +67,11 @@ class Engine:
         """Close it and open it again; raises what opening raises, and may be tried again then."""
         self.close()
         self.segmenter.runtime = self._open()
-        self._is_open = True
+        self.is_open = True
 
     def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
+        if self.is_open:
+            self.is_open = False
             self.runtime.close()
             memory.give_back()
 

@@ -279,9 +279,11 @@ class SegmentationNode(ManagedNode):
 
     def _publish_diagnostics(self) -> None:
         message = DiagnosticArray(status=[self._status()])
+        rate = self.get_parameter("max_total_rate").value
+        pause = len(self._cameras) / rate if rate else 0.0
         for camera in self._cameras:
             if images := self._images.get(camera.name):
-                message.status.append(camera.account.status(images.reliability.name.lower(), images.trouble()))
+                message.status.append(camera.account.status(images.reliability.name.lower(), images.trouble(), pause))
         for status in message.status:
             status.hardware_id = self._engine.runtime.device if self._engine else "none"
         message.header.stamp = self.get_clock().now().to_msg()

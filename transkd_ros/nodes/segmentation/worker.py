@@ -3,7 +3,7 @@
 Callbacks leave the newest frame of each camera with it; it serves them in turn, or several that wait in one batch. A
 frame is prepared, inferred and published. Each of these stages has one thread at a time in it, which leaves it when the
 next is free, so that no frame overtakes another. There is one thread where the processor infers, and two where a device
-of its own does: one prepares a frame, or publishes a mask, while the other waits for the device.
+of its own does: one prepares a frame, or publishes a mask, while the other waits for the device (see `pace.py`).
 What happens to the pixels is in `transkd_ros.segmenter`, what a camera publishes and counts in `camera.py` and
 `account.py`.
 """
@@ -25,6 +25,7 @@ from transkd_ros.mailbox import Mailbox
 from transkd_ros.nodes.segmentation.budget import FrameBudget
 from transkd_ros.nodes.segmentation.camera import Camera
 from transkd_ros.nodes.segmentation.engine import Engine
+from transkd_ros.nodes.segmentation.pace import Pace
 from transkd_ros.segmenter import EngineFailure, Inference, View
 from transkd_ros.timing import Timings
 
@@ -59,6 +60,7 @@ class Worker:
         self._failures = 0  # of the engine, in a row
         self._mailbox: Mailbox[tuple[Camera, Any]] = Mailbox()
         self._budget = FrameBudget()
+        self._pace = Pace()
         self._stopping = threading.Event()
         self._deadline = 0.0
         self._preparing, self._inferring, self._publishing = (threading.Lock() for _ in range(3))
@@ -103,8 +105,9 @@ class Worker:
         stage = self._preparing
         stage.acquire()
         try:
-            frames = self._next()
+            frames, began = self._next(), time.monotonic()
             tried = [self._try([camera], partial(self._prepare, camera, message)) for camera, message in frames]
+            self._pace.prepared(time.monotonic() - began)
             stage = _enter(self._inferring, stage)
             jobs = [job for job in tried if job and not self._is_stale(job.camera, job.header)]
             answers = self._try([job.camera for job in jobs], partial(self._infer, jobs)) if jobs else None
@@ -141,7 +144,8 @@ class Worker:
         while pause := self._budget.wait(time.monotonic(), self._rate()):
             if self._stopping.wait(min(pause, BUDGET_LOOK)):
                 return []
-        items = self._mailbox.take(most=self._engine.batch)
+        self._pace.wait()
+        items = self._mailbox.take(most=1 if self._rate() else self._engine.batch)  # a budget grants one at a time
         for _ in items:
             self._budget.spend(time.monotonic(), self._rate())
         return [frame for _, frame in items]
@@ -213,9 +217,13 @@ class Worker:
 
     def _infer(self, jobs: list[Job]) -> list[Inference]:
         """Raises EngineFailure."""
-        if self.broken:  # given up while these frames waited for it
+        if self.broken or not self._engine.is_open:  # it failed while these frames waited for it
             raise EngineFailure(self.problem)
-        answers = self._engine.segmenter.infer([job.view for job in jobs])
+        self._pace.begin_inference(time.monotonic())
+        try:
+            answers = self._engine.segmenter.infer([job.view for job in jobs])
+        finally:
+            self._pace.end_inference(time.monotonic())
         self._failures = self.attempts = 0
         self.problem = ""
         return answers
