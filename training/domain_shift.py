@@ -26,7 +26,7 @@ from training import adapt, distill
 from training.bundle_checks import measure
 from training.data.camvid import CamVid
 from training.export_frames import Frames
-from transkd_ros import cli
+from transkd_ros import cli, sizes
 from transkd_ros.bags.label_classes import write_classes
 from transkd_ros.bags.messages import image_message
 from transkd_ros.bags.storage import BagWriter
@@ -101,7 +101,8 @@ def page(result: dict[str, Any], image: str) -> str:
         val = " | ".join(f"{100 * found['camvid_val'][when]:.1f}" for when in ("before", "after"))
         lines.append(f"| {weather} | {scored} | {after - before:+.1f} | {val} |")
     teachers = ", ".join(f"`{teacher}`" for teacher in result["teachers"])
-    who = f"Student `{result['student']}`, teachers {teachers}, one seed."
+    seen = sizes.text(sizes.read(result["input_size"]))
+    who = f"Student `{result['student']}`, which sees {seen}, teachers {teachers}, one seed."
     lines += ["", who, "", f"![mIoU by weather]({image})", ""]
     return "\n".join(lines)
 
@@ -137,10 +138,12 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> int:
     args, more = parse_arguments()
-    val = camvid_val(load_bundle(find_model(args.student)))
+    student = load_bundle(find_model(args.student))
+    val = camvid_val(student)
     result = {
         "command": shlex.join(["python", "training/domain_shift.py", *sys.argv[1:]]),
         "student": args.student,
+        "input_size": sizes.named(student.manifest.input_size),
         "teachers": args.teacher,
         "weathers": {weather: shift(weather, args, more, val) for weather in args.weather},
         "machine": machine(),
