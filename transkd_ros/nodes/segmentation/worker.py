@@ -121,7 +121,6 @@ class Worker:
 
     def _try(self, cameras: list[Camera], step: Callable[[], T]) -> T | None:
         """What comes of a step with a frame of each of these cameras; None if it failed, which is counted."""
-        masks = [camera.account.masks for camera in cameras]
         try:
             return step()
         except FrameError as error:
@@ -134,9 +133,8 @@ class Worker:
                 camera.account.dropped("engine", self.problem)
         except Exception as error:  # ROS's, or ours; the next frame may well be fine
             if self._node.context.ok():  # else a signal has ended ROS while we were publishing
-                for camera, before in zip(cameras, masks, strict=True):
-                    count = camera.account.dropped if camera.account.masks == before else camera.account.problem
-                    count("internal", f"{type(error).__name__}: {one_line(error)}")
+                for camera in cameras:
+                    camera.account.dropped("internal", f"{type(error).__name__}: {one_line(error)}")
         return None
 
     def _next(self) -> list[tuple[Camera, Any]]:
@@ -230,8 +228,14 @@ class Worker:
 
     def _publish(self, job: Job, inference: Inference) -> None:
         segmentation = self._engine.segmenter.place(job.view, inference)
-        start = time.perf_counter()
-        job.camera.publish(job.header, job.view.frame, segmentation)
+        account, start = job.camera.account, time.perf_counter()
+        published = account.masks
+        try:
+            job.camera.publish(job.header, job.view.frame, segmentation)
+        except Exception as error:
+            if account.masks == published or not self._node.context.ok():
+                raise
+            account.problem("internal", f"{type(error).__name__}: {one_line(error)}")  # of what comes beside the mask
         end = time.perf_counter()
         stages = {"decode": job.decoded - job.began, **segmentation.timings, "publish": end - start}
         for stage, seconds in (stages | {"total": end - job.began}).items():
