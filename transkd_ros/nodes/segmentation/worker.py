@@ -109,7 +109,7 @@ class Worker:
             tried = [self._try([camera], partial(self._prepare, camera, message)) for camera, message in frames]
             self._pace.prepared(time.monotonic() - began)
             stage = _enter(self._inferring, stage)
-            jobs = [job for job in tried if job and not self._is_stale(job.camera, job.header)]
+            jobs = [job for job in tried if job and self._try([job.camera], partial(self._is_fresh, job.camera, job.header))]
             answers = self._try([job.camera for job in jobs], partial(self._infer, jobs)) if jobs else None
             going_on = bool(frames) and self._node.context.ok() and self._engine_works()
             stage = _enter(self._publishing, stage)
@@ -194,18 +194,18 @@ class Worker:
             self._on_broken()
         return not self.broken
 
-    def _is_stale(self, camera: Camera, header: Any) -> bool:
-        """Whether a frame is too old by now, which is counted."""
+    def _is_fresh(self, camera: Camera, header: Any) -> bool:
+        """Whether a frame is not too old by now; one that is is counted."""
         limit = self._node.get_parameter("max_frame_age").value
         age = camera.account.age(header.stamp)
         if not limit or age is None or age <= limit:
-            return False
+            return True
         camera.account.stale(age, limit)
-        return True
+        return False
 
     def _prepare(self, camera: Camera, message: Any) -> Job | None:
         """None for a frame that is too old. Raises FrameError."""
-        if self._is_stale(camera, message.header):
+        if not self._is_fresh(camera, message.header):
             return None
         began = time.perf_counter()
         frame = self._decode(camera, message)
