@@ -109,7 +109,7 @@ class Worker:
             tried = [self._try([camera], partial(self._prepare, camera, message)) for camera, message in frames]
             self._pace.prepared(time.monotonic() - began)
             stage = _enter(self._inferring, stage)
-            jobs = [job for job in tried if job and self._try([job.camera], partial(self._is_fresh, job.camera, job.header))]
+            jobs = [job for job in tried if job and self._try([job.camera], partial(self._is_fresh, *job[:2]))]
             answers = self._try([job.camera for job in jobs], partial(self._infer, jobs)) if jobs else None
             going_on = bool(frames) and self._node.context.ok() and self._engine_works()
             stage = _enter(self._publishing, stage)
