@@ -181,15 +181,16 @@ def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
     as a run leaves it."""
     folder = tmp_path_factory.mktemp("teachers")
 
-    def checkpoint(encoder: str, architecture: str = "segformer") -> Path:
+    def checkpoint(encoder: str, architecture: str = "segformer", decoder_width: int | None = None) -> Path:
         import torch
 
         from training.networks import NetworkSpec, build_network
 
-        path = folder / f"{architecture}_{encoder}.ckpt"
+        path = folder / f"{architecture}_{encoder}_{decoder_width}.ckpt"
         if not path.exists():
-            weights = build_network(NetworkSpec(architecture, encoder, 11)).state_dict()
-            settings = {"architecture": architecture, "encoder": encoder, "labels": "camvid"}
+            weights = build_network(NetworkSpec(architecture, encoder, 11, decoder_width=decoder_width)).state_dict()
+            settings = {"architecture": architecture, "encoder": encoder, "decoder_width": decoder_width}
+            settings["labels"] = "camvid"
             state = {f"network.{name}": value for name, value in weights.items()}
             torch.save({"hyper_parameters": settings, "state_dict": state}, path)
         return path

@@ -137,6 +137,9 @@ def test_every_recipe_trains_for_a_step_on_rendered_scenes(recipe, shared_scene_
         arguments += [f"--data.init_args.unlabelled.cache={tmp_path}"]
     if settings["model.encoder_weights"] == "imagenet":  # would be downloaded
         arguments += ["--model.encoder_weights", "null"]
+    if str(settings.get("model.initial_weights")).startswith("runs/"):  # another recipe's run
+        network = [settings[f"model.{name}"] for name in ("encoder", "architecture", "decoder_width")]
+        arguments += ["--model.initial_weights", str(random_teacher(*network))]
     run(recipe, shared_scene_tree, *arguments)
 
 
