@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transkd_ros.demo.child_node import NodeProcess
 from transkd_ros.soak.camera import CAMERA
-from transkd_ros.soak.watch import NODE, VIEWS, Watcher, footprint, unexplained
+from transkd_ros.soak.watch import NODE, Watcher, footprint, unexplained
 
 AGE_LIMIT = 0.5  # seconds, the node's max_frame_age
 LOOPS = 20  # of the lifecycle in a round: 200 in ten minutes
@@ -75,13 +75,7 @@ class Rounds:
 
     def _come_and_go(self) -> None:
         for _ in range(3):
-            views = [
-                self._watcher.create_subscription(kind, f"{CAMERA}/segmentation/{topic}", lambda _: None, 1)
-                for topic, kind in VIEWS.items()
-            ]
-            time.sleep(0.7)
-            for view in views:
-                self._watcher.destroy_subscription(view)
+            self._watcher.look()
             time.sleep(0.1)
 
     def _change_parameters(self) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -23,6 +23,7 @@ from transkd_ros.timing import read_drops, stamp_ns
 NODE = "segmentation_node"
 PATIENCE = 60.0  # seconds for an answer of the node
 VIEWS = {"overlay": Image, "confidence": Image, "mask/compressed": CompressedImage}
+T = TypeVar("T")
 
 
 class Watcher(Node):
@@ -97,6 +98,24 @@ class Watcher(Node):
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         if self.call(SetParameters, request).results[0].successful != acceptable:
             self.wrong[f"{name} = {value!r} {'refused' if acceptable else 'accepted'}"] += 1
+
+    def look(self) -> None:
+        """Listen to all VIEWS for a moment."""
+        views = self._in_executor(
+            lambda: [
+                self.create_subscription(kind, f"{CAMERA}/segmentation/{topic}", lambda _: None, 1)
+                for topic, kind in VIEWS.items()
+            ]
+        )
+        time.sleep(0.7)
+        self._in_executor(lambda: [self.destroy_subscription(view) for view in views])
+
+    def _in_executor(self, work: Callable[[], T]) -> T:
+        """What `work` returns. rclpy lets nobody else destroy what its executor is about to wait for."""
+        task = self.executor.create_task(work)
+        while not task.done():
+            time.sleep(0.005)
+        return cast(T, task.result())
 
     def wait_for(self, condition: Any, what: str) -> bool:
         """Whether it came true in time; if not, that is wrong."""
