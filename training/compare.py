@@ -29,7 +29,7 @@ if __name__ == "__main__":  # run as a script: this folder is not the package's 
 from training import distill
 from training.suite.file import altered, read_suite
 from training.suite.page import page, summarise
-from training.suite.plan import Budget, Run, Suite
+from training.suite.plan import Budget, Method, Run, Suite
 from training.suite.plot import picture
 from training.suite.record import read_run
 from training.suite.steps import known_costs, step_costs
@@ -73,9 +73,8 @@ def _end(child: subprocess.Popen) -> None:
             child.kill()
 
 
-def train_all(suite: Suite, only: list[str]) -> dict[str, str]:
-    """Make the runs of the chosen methods, their teachers first; the error of each that failed, by its title."""
-    chosen = [row for row in suite.rows if row.method in only]
+def train_all(suite: Suite, chosen: list[Method]) -> dict[str, str]:
+    """Make the runs of the chosen rows, their teachers first; the error of each that failed, by its title."""
     teachers = {row.teacher: suite.teacher_run(row.teacher) for row in chosen if row.teacher is not None}
     runs: list[tuple[Run, Run | None]] = [(run, None) for run in teachers.values()]
     runs += [(suite.run(row, seed), teachers.get(row.teacher or "")) for seed in suite.seeds for row in chosen]
@@ -100,9 +99,9 @@ def _result(run: Run) -> str:
     return f"val mIoU {read_run(run.folder)['val_miou']:.2%}"
 
 
-def found_runs(suite: Suite) -> dict[tuple[str, int], dict[str, Any]]:
-    """The metrics.json of every run of the suite that has ended, by method and seed."""
-    runs = {(row.method, seed): suite.run(row, seed) for row in suite.rows for seed in suite.seeds}
+def found_runs(suite: Suite, rows: list[Method]) -> dict[tuple[str, int], dict[str, Any]]:
+    """The metrics.json of every run of these rows that has ended, by method and seed."""
+    runs = {(row.method, seed): suite.run(row, seed) for row in rows for seed in suite.seeds}
     return {key: read_run(run.folder) for key, run in runs.items() if run.done}
 
 
@@ -110,7 +109,11 @@ def write(suite: Suite, budget: Budget, command: str, steps: dict[str, Any] | No
     """OUTPUT.json, OUTPUT.md and OUTPUT.png from what there is."""
     runs = {name: suite.teacher_run(name) for name in suite.teachers}
     teachers = {name: suite.teacher_record(name) for name, run in runs.items() if run.done}
-    result = summarise(suite, budget, found_runs(suite), teachers, steps, failures)
+    controls = {
+        method: list(found_runs(suite, [control]).values())
+        for method, control in suite.controls(budget, steps).items()
+    }
+    result = summarise(suite, budget, found_runs(suite, suite.rows), teachers, steps, failures, controls)
     suite.output.parent.mkdir(parents=True, exist_ok=True)
     table, text, image = (suite.output.with_name(suite.output.name + end) for end in (".json", ".md", ".png"))
     write_atomic(table, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -143,8 +146,15 @@ def main() -> int:
     if unknown := [name for name in args.only or [] if name not in known]:
         raise cli.CommandError(f"--only {unknown[0]}: no such method; there are {', '.join(known)}")
     budget = suite.check()
-    failures = {} if args.table_only else train_all(suite, args.only or known)
-    steps = known_costs(suite) if args.table_only else step_costs(suite, budget.options)
+    if args.table_only:
+        steps, failures = known_costs(suite), {}
+    else:
+        only = args.only or known
+        failures = train_all(suite, [row for row in suite.rows if row.method in only])
+        steps = step_costs(suite, budget.options)
+        taken = suite.controls(budget, steps).items()
+        controls = {control.method: control for method, control in taken if method in only}
+        failures |= train_all(suite, list(controls.values()))
     changes = [] if not args.set else ["--set", *args.set]
     command = shlex.join(["python", "training/compare.py", "--config", str(args.config), *changes])
     write(suite, budget, command, steps, failures)

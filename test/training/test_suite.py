@@ -90,6 +90,26 @@ def test_a_table_over_two_seeds_is_that_worked_out_by_hand():
     assert "lr 0.001, " in next(line for line in lines if line.startswith("Equal in all runs"))
 
 
+def test_the_student_alone_has_the_time_of_each_method():
+    suite = a_suite(seeds=[1], equal_time=True)
+    budget = Budget({"trainer.max_epochs": 8}, [])
+    measured = STEPS | {"ms": {"alone": 100.0, "CWD": 137.0}}  # the teacher of SD is not there
+    controls = suite.controls(budget, measured)
+    assert {method: control.method for method, control in controls.items()} == {"CWD": "alone for 11 epochs"}
+    arguments = suite.run(controls["CWD"], 1).arguments
+    assert "--trainer.max_epochs=11" in arguments
+    assert "--trainer.default_root_dir=runs/alone_for_11_epochs-seed1" in arguments
+    assert suite.controls(budget, STEPS | {"ms": {"alone": 100.0, "CWD": 104.0}}) == {"CWD": suite.student}
+    assert a_suite().controls(budget, measured) == suite.controls(budget, None) == {}
+
+    runs = {("alone", 1): a_run(0.4), ("CWD", 1): a_run(0.5)}
+    result = summarise(suite, budget, runs, {}, measured, {}, {"CWD": [a_run(0.45, epochs=11)]})
+    lines = page(suite, result, "command", "out.png").splitlines()
+    assert "| method | teacher | teacher mIoU | val mIoU | alone in that time | gap recovered |" in "\n".join(lines)
+    assert any(line.startswith("| CWD | near | – | 50.00% | 45.00% (11 epochs) |") for line in lines)
+    assert any(line.startswith("| alone | – | – | 40.00% | – |") for line in lines)
+
+
 def test_what_was_measured_before_sizes_had_names_still_counts(tmp_path):
     suite = a_suite(folder=tmp_path)
     (tmp_path / "steps.json").write_text(json.dumps(STEPS | {"crop": [256, 320]}))
@@ -311,6 +331,16 @@ def test_a_declared_difference_is_part_of_the_budget_and_one_that_is_not_there_i
     assert budget.options["model.lr"] == 0.001
 
 
+def test_methods_of_other_steps_have_no_equal_time(suite_file):
+    values = yaml.safe_load(suite_file.read_text()) | {"equal_time": True}
+    suite_file.write_text(yaml.safe_dump(values))
+    assert read_suite(suite_file).equal_time
+    values["methods"][1] |= {"options": {"trainer.max_epochs": 3}, "differs": {"trainer.max_epochs": "longer"}}
+    suite_file.write_text(yaml.safe_dump(values))
+    with pytest.raises(CommandError, match="equal_time: the steps of TransKD differ by more than its method"):
+        read_suite(suite_file)
+
+
 def test_an_option_of_the_command_line_reaches_all_methods_or_the_one_it_names(suite_file):
     suite = altered(read_suite(suite_file), ["trainer.max_epochs=7", "TransKD:model.lr=0.1"])
     alone, response, transkd = (suite.run(row, 1).arguments for row in suite.rows)
@@ -337,6 +367,7 @@ def changed(values, path, value):
         (("methods", 1, "method"), "Response-KD", "methods: response_kd stands there twice"),
         (("goal",), "alone", "goal: no method alone; there are response KD, TransKD"),
         (("student", "teacher"), "B1", "student: it learns from labels only"),
+        (("equal_time",), "for long", "equal_time"),
     ],
 )
 def test_a_bad_suite_is_refused_with_what_is_wrong(suite_file, path, value, named):

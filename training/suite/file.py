@@ -59,6 +59,8 @@ def _fault(suite: Suite) -> str | None:
             return f"teacher {name}: soft_labels and the score of those who wrote them belong together"
     if suite.goal is not None and suite.goal not in (known := [method.method for method in suite.methods]):
         return f"goal: no method {suite.goal}; there are {_listed(known)}"
+    if suite.equal_time and (other := [row.method for row in suite.methods if row.differs]):
+        return f"equal_time: the steps of {other[0]} differ by more than its method"
     for recipe in (*(row.recipe for row in suite.rows), *(teacher.recipe for teacher in suite.teachers.values())):
         if not recipe.is_file():
             return f"no recipe {recipe}"

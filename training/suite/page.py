@@ -36,6 +36,7 @@ def summarise(
     teachers: dict[str, Record],
     steps: Record | None,
     failures: dict[str, str],
+    controls: dict[str, list[Record]] | None = None,
 ) -> Record:
     """The suite as JSON: `runs` that there are, each under its `method`, and a summary of each of the `methods`.
 
@@ -46,6 +47,7 @@ def summarise(
         teachers: the metrics.json of each trained teacher, and `same_data` (see Suite).
         steps: what `training.suite.steps` measured, None where it did not.
         failures: the error of each run that failed, by its title.
+        controls: by method, the metrics.json of the runs of the student alone that took its time (Suite.controls).
     """
     measured = steps or {"ratio": {}, "training_only": {}}
     found: list[Record] = []
@@ -61,6 +63,10 @@ def summarise(
         _summary(row.method, row.teacher, teachers, measured, [run for run in found if run["method"] == row.method])
         for row in suite.rows
     ]
+    for values in summary:
+        if alone := (controls or {}).get(values["method"]):
+            taken = {"epochs": alone[0]["epochs"], "val_miou": spread(run["val_miou"] for run in alone)}
+            values["student_in_that_time"] = taken
     return {
         "runs": found,
         "methods": summary,
@@ -138,7 +144,7 @@ def page(suite: Suite, result: Record, command: str, picture: str) -> str:
     """The suite as Markdown: result and cost of every method, further scores, IoU per class, and the suite's notes."""
     methods, runs, teachers = result["methods"], result["runs"], result["teachers"]
     lines = [f"# {suite.title}", "", f"Written by `{command}` from the runs' `metrics.json`; do not edit.", ""]
-    lines += [*_budget(suite, runs), "", *_shared(result), "", *_main_table(methods), ""]
+    lines += [*_budget(suite, runs), "", *_shared(result), "", *_main_table(suite, methods), ""]
     lines += [f"- {title} failed: {error}" for title, error in result["failures"].items()]
     if absent := [row["method"] for row in methods if not row["seeds"]]:
         lines += [f"- Not run, cells left empty: {', '.join(absent)}."]
@@ -188,8 +194,11 @@ def _shared(result: Record) -> list[str]:
     return [*lines, "", *differences] if differences else lines
 
 
-def _main_table(methods: list[Record]) -> list[str]:
-    headings = ("method", "teacher", "teacher mIoU", "val mIoU", "gap recovered", "step cost")
+def _main_table(suite: Suite, methods: list[Record]) -> list[str]:
+    headings = ["method", "teacher", "teacher mIoU", "val mIoU", "gap recovered", "step cost"]
+    timed = any("student_in_that_time" in row for row in methods)
+    if timed:
+        headings.insert(4, f"{suite.student.method} in that time")
     added = ("added parameters", "added GMACs", "preparation (s)", "min")
     rows = []
     for row in methods:
@@ -202,6 +211,9 @@ def _main_table(methods: list[Record]) -> list[str]:
         ]
         cells += [extra and f"{extra['parameters'] / 1e6:.3f} M", extra and f"{extra['macs'] / 1e9:.2f}"]
         minutes = row["wall_seconds"] and row["wall_seconds"]["mean"] / 60
+        if timed:
+            alone = row.get("student_in_that_time")
+            cells.insert(4, alone and f"{_percent(alone['val_miou'])} ({alone['epochs']} epochs)")
         rows.append([*cells, _number(_mean(row["prepare_seconds"]), "{:.0f}"), _number(minutes, "{:.0f}")])
     return markdown((*headings, *added), rows, texts=2)
 
@@ -216,8 +228,13 @@ def _explanation(suite: Suite, result: Record) -> list[str]:
     if not (steps := result["step_cost"]):
         return [text]
     size = sizes.text(sizes.read(steps["crop"]))
+    timed = (
+        f"- In that time: {student}, trained for so many epochs as take the time of the method's, by the milliseconds "
+        "of their steps, the teacher's part included and preparation not."
+    )
     return [
         text,
+        *([timed] if suite.equal_time else []),
         "- Step cost: a training step over (forward of its teacher + plain student step), medians of "
         f"{steps['steps']} steps in turns in one process, {steps['batch']} crops of {size}, on "
         f"{machines([steps])}. Of a run in several phases, the first one.",

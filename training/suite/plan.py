@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from training.suite.record import read_committee, read_run
 from transkd_ros import cli
 
 METHOD = "model.distiller.class_path"
+EPOCHS = "trainer.max_epochs"
 FREE = ("config", "ckpt_path", "overwrite", "trainer.default_root_dir", "trainer.accelerator", "data.init_args.workers")
 """The options that may differ between a run and the suite: they say where it is made, not what."""
 OWN = ("model.distiller", "model.teacher")
@@ -130,6 +131,7 @@ class Suite:
     `output` is the table's path without a suffix. Runs lie in `folder`/NAME-seedN, each of `student` and `methods` with
     each of `seeds`; `overrides` are options of training/distill.py that all of them get: the budget. `goal` is the
     method whose runs are the far end of the gap, in place of the teacher. `notes` are put below the table as they are.
+    With `equal_time`, the student alone is also trained for as long as each method takes (see `controls`).
     """
 
     title: str
@@ -141,11 +143,29 @@ class Suite:
     seeds: list[int] = field(default_factory=lambda: [1])
     overrides: dict[str, Any] = field(default_factory=dict)
     goal: str | None = None
+    equal_time: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> list[Method]:
         return [self.student, *self.methods]
+
+    def controls(self, budget: Budget, steps: dict[str, Any] | None) -> dict[str, Method]:
+        """By method, the student alone for so many epochs as fit into the time of the method's.
+
+        `steps` are the costs that `training.suite.steps` measured: of a step as it is, its teacher's part included, but
+        nothing that a method does before its first step. Empty without `equal_time`.
+        """
+        ms = steps["ms"] if self.equal_time and steps else {}
+        if (plain := ms.get(self.student.method)) is None:
+            return {}
+        epochs = budget.options[EPOCHS]
+        taken = {row.method: round(epochs * ms[row.method] / plain) for row in self.methods if row.method in ms}
+        return {method: self._alone_for(count) if count != epochs else self.student for method, count in taken.items()}
+
+    def _alone_for(self, epochs: int) -> Method:
+        name = f"{self.student.method} for {epochs} epochs"
+        return replace(self.student, method=name, options=self.student.options | {EPOCHS: epochs})
 
     def run(self, method: Method, seed: int) -> Run:
         folder = self.folder / f"{slug(method.method)}-seed{seed}"
