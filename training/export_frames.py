@@ -18,8 +18,8 @@ from jsonargparse import ArgumentParser
 from training.callbacks.folder import METRICS
 from training.data.base import SegmentationData
 from training.data.camvid import CamVid, find_camvid
-from training.data.rendered import RenderedScenes
 from training.data.samples import LabelledImages, Samples, UnlabelledImages, own_ids, spread
+from training.data.scenes import RenderedScenes
 from training.soft_labels import INDEX, SoftLabels
 from transkd_ros.bags.image_folder import ImageFolderError, list_frames, list_images
 from transkd_ros.bags.storage import BagReader

@@ -1,6 +1,6 @@
 """The front part of a CNN encoder, and its compact form: grouped convolutions (Spirit Distillation, arXiv 2103.13733).
 
-The front is all that an encoder computes up to its map of stride 8, the second of a network's taps. What is learned in
+The front is all that an encoder computes up to its map of stride 16, the third of a network's taps. What is learned in
 it, and from whom, is the business of `training.distillers.spirit`.
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from training.pretrained import NetworkError
 
-FRONT_STAGE = 3
+FRONT_STAGE = 4
 """Which of an encoder's maps ends the front: number i has stride 2^i."""
 PROBE = 64
 """Height and width of the image that is sent through an encoder to see what it runs."""
@@ -23,7 +23,7 @@ PROBE = 64
 def front_modules(encoder: nn.Module) -> list[str]:
     """Names of the front's modules, in the order in which a forward pass is through with them, leaves and blocks alike.
 
-    Raises NetworkError for an encoder with attention, or one whose map of stride 8 no module of it gives out.
+    Raises NetworkError for an encoder with attention, or one whose map of stride 16 no module of it gives out.
     """
     if any("Attention" in type(module).__name__ for module in encoder.modules()):
         raise NetworkError("an encoder with attention layers has no front; model.front_groups is for CNN encoders")
@@ -32,7 +32,7 @@ def front_modules(encoder: nn.Module) -> list[str]:
         for last in reversed(range(len(outputs))):  # the last: an activation may work in place on the one before
             if outputs[last][1] is maps[FRONT_STAGE]:
                 return list(dict.fromkeys(name for name, _ in outputs[: last + 1]))
-    raise NetworkError(f"{type(encoder).__name__}: no module gives out the map of stride 8, which ends a front part")
+    raise NetworkError(f"{type(encoder).__name__}: no module gives out the map of stride 16, which ends a front part")
 
 
 def _run(encoder: nn.Module) -> tuple[list[tuple[str, Any]], list[torch.Tensor]]:
@@ -58,18 +58,22 @@ def _run(encoder: nn.Module) -> tuple[list[tuple[str, Any]], list[torch.Tensor]]
 def group_front(encoder: nn.Module, groups: int) -> None:
     """Make the dense convolutions of the front grouped ones, in place, with new random weights. Maps keep their shapes.
 
-    One that widens or keeps the number of channels gets the largest number of groups that divides its channels and
-    `groups`. One that narrows it stays dense, so that the groups mix **[ours]**. Raises NetworkError where there is no
-    front, or nothing in it to group.
+    Each gets the largest number of groups that divides its channels and `groups`. Dense stays one that narrows to
+    another number of channels than the one before it that narrows, as the first block of a stage has it: there the
+    groups mix **[ours]**. Raises NetworkError where there is no front, or nothing in it to group.
     """
-    grouped = False
+    grouped, narrow = False, 0
     for name in front_modules(encoder):
         convolution = encoder.get_submodule(name)
-        if isinstance(convolution, nn.Conv2d) and convolution.groups == 1:
-            given, made = convolution.in_channels, convolution.out_channels
-            if made >= given and (common := gcd(given, made, groups)) > 1:
-                _group(convolution, common)
-                grouped = True
+        if not isinstance(convolution, nn.Conv2d) or convolution.groups > 1:
+            continue
+        given, made = convolution.in_channels, convolution.out_channels
+        mixes = made < given and made != narrow
+        if made < given:
+            narrow = made
+        if not mixes and (common := gcd(given, made, groups)) > 1:
+            _group(convolution, common)
+            grouped = True
     if not grouped:
         raise NetworkError(f"model.front_groups is {groups}: it divides the channels of no convolution of the front")
 

@@ -121,9 +121,10 @@ def run(recipe, scene_tree, *arguments):
 def test_every_recipe_trains_for_a_step_on_rendered_scenes(recipe, shared_scene_tree, random_teacher, tmp_path):
     settings = distill.settings_of(["--config", str(recipe)])
     arguments = ["--trainer.fast_dev_run", "1", "--model.labels", "camvid"]
+    network = [settings[f"model.{name}"] for name in ("encoder", "architecture", "decoder_width")]
     if str(settings.get("model.teacher.source")).startswith(("runs/", "smp-hub/")):
         if settings["model.distiller.class_path"].endswith("SpiritDistillation"):  # the student is its teacher
-            teacher = random_teacher("tu-tf_efficientnet_lite0", "fpn")
+            teacher = random_teacher(*network)
         else:
             teacher = random_teacher("tu-pvt_v2_b1" if "tu-pvt" in settings["model.encoder"] else "mit_b1")
         arguments += ["--model.teacher.source", str(teacher)]
@@ -138,7 +139,6 @@ def test_every_recipe_trains_for_a_step_on_rendered_scenes(recipe, shared_scene_
     if settings["model.encoder_weights"] == "imagenet":  # would be downloaded
         arguments += ["--model.encoder_weights", "null"]
     if str(settings.get("model.initial_weights")).startswith("runs/"):  # another recipe's run
-        network = [settings[f"model.{name}"] for name in ("encoder", "architecture", "decoder_width")]
         arguments += ["--model.initial_weights", str(random_teacher(*network))]
     run(recipe, shared_scene_tree, *arguments)
 

@@ -79,7 +79,7 @@ def folder(tmp_path):
 
 def data_of(tree, proximity, **options):
     options = {"crop": (64, 64), "photometric": 0, "batch_size": 2, "workers": 0, **options}
-    return CamVid(str(tree), proximity=str(proximity), **options)
+    return CamVid(str(tree), proximity=proximity if isinstance(proximity, int) else str(proximity), **options)
 
 
 def test_proximity_images_are_unlabelled_and_come_in_phases_without_labels_only(shared_scene_tree, folder):
@@ -101,6 +101,16 @@ def test_proximity_images_are_unlabelled_and_come_in_phases_without_labels_only(
     images, labels = epoch(1)
     assert not (images == 128).flatten(1).all(1).any()
     assert not (labels == 255).flatten(1).all(1).any()
+
+
+def test_a_number_of_rendered_scenes_is_a_proximity_domain(shared_scene_tree):
+    data = data_of(shared_scene_tree, 3, limit=4, scenes=0)
+    data.unlabelled_epochs = 1
+    data.setup("fit")
+    assert len(data.proximity_set) == 3
+    assert sum(len(images) for images, _ in data.train_dataloader()) == 4
+    with pytest.raises(ImageFolderError, match="proximity is 0 rendered scenes, not 1 or more"):
+        data_of(shared_scene_tree, 0).setup("fit")
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.5, 1.5, float("nan")])

@@ -30,15 +30,15 @@ def groups_of(encoder):
 
 
 @pytest.mark.parametrize("encoder", [LITE0, "mobilenet_v2", "resnet18"])
-def test_the_front_is_all_that_the_map_of_stride_8_is_made_of_and_keeps_its_shape_when_compact(encoder):
+def test_the_front_is_all_that_the_map_of_stride_16_is_made_of_and_keeps_its_shape_when_compact(encoder):
     image = torch.rand(2, 3, 64, 96)
     dense, compact = network(encoder).encoder, network(encoder, front_groups=4).encoder
     assert [stage.shape for stage in compact(image)] == [stage.shape for stage in dense(image)]
-    assert compact(image)[3].shape[-2:] == (8, 12)
+    assert compact(image)[4].shape[-2:] == (4, 6)
 
     names = front_modules(compact)
     assert names == front_modules(dense)
-    compact(image)[3].sum().backward()
+    compact(image)[4].sum().backward()
     used = {name for name, parameter in compact.named_parameters() if parameter.grad is not None}
     assert used == {f"{name}.{key}" for name in names for key, _ in compact.get_submodule(name).named_parameters()}
 
@@ -48,17 +48,19 @@ def test_the_front_is_all_that_the_map_of_stride_8_is_made_of_and_keeps_its_shap
     assert count_macs(compact, (64, 64)) < count_macs(dense, (64, 64))
 
 
-def test_convolutions_that_widen_are_grouped_and_those_that_narrow_stay_dense():
+def test_convolutions_are_grouped_but_for_those_that_narrow_in_the_first_block_of_a_stage():
     dense, compact = network().encoder, network(front_groups=4).encoder
     before, after = groups_of(dense), groups_of(compact)
-    assert {name: after[name] for name in after if after[name] != before[name]} == {
-        "model.blocks.1.0.conv_pw": 4,  # 16 to 96 channels, at 32×32 of an image of 64×64
-        "model.blocks.1.1.conv_pw": 4,  # 24 to 144, at 16×16
-        "model.blocks.2.0.conv_pw": 4,  # 24 to 144, at 16×16
-        "model.blocks.2.1.conv_pw": 4,  # 40 to 240, at 8×8
-    }  # the first, 3 to 32, has no common divisor with 4
-    three_quarters = (16 * 96 * 32 * 32 + 2 * 24 * 144 * 16 * 16 + 40 * 240 * 8 * 8) * 3 // 4
-    assert count_macs(dense, (64, 64)) - count_macs(compact, (64, 64)) == three_quarters
+    blocks = {(1, 0): (16, 96, 32), (1, 1): (24, 144, 16), (2, 0): (24, 144, 16), (2, 1): (40, 240, 8)}
+    blocks |= {(3, 0): (40, 240, 8), (3, 1): (80, 480, 4), (3, 2): (80, 480, 4)}
+    blocks |= {(4, 0): (80, 480, 4), (4, 1): (112, 672, 4), (4, 2): (112, 672, 4)}  # side of an image of 64×64
+    widening = {f"model.blocks.{stage}.{block}.conv_pw" for stage, block in blocks}
+    narrowing = {f"model.blocks.{stage}.{block}.conv_pwl" for stage, block in blocks if block > 0}
+    # the first, 3 to 32, has no common divisor with 4
+    changed = {name: groups for name, groups in after.items() if groups != before[name]}
+    assert changed == dict.fromkeys(widening | narrowing, 4)
+    macs = sum(given * made * side**2 * (1 + (block > 0)) for (_, block), (given, made, side) in blocks.items())
+    assert count_macs(dense, (64, 64)) - count_macs(compact, (64, 64)) == macs * 3 // 4
     assert groups_of(network(front_groups=3).encoder)["model.blocks.1.1.conv_pw"] == 3
     assert groups_of(network(front_groups=3).encoder)["model.blocks.1.0.conv_pw"] == 1
 
@@ -112,7 +114,7 @@ def test_the_student_starts_as_its_teacher_but_for_what_is_compact_and_a_head_of
     module, own = student_of(teacher_of(teacher, classes))
     theirs = teacher.state_dict()
     anew = anew | {f"encoder.{name}" for name, groups in groups_of(module.network.encoder).items() if groups == 4}
-    assert len(anew) == 4 + (classes == 19)
+    assert len(anew) == 16 + (classes == 19)
     for name, value in module.network.state_dict().items():
         expected = own if name.rpartition(".")[0] in anew else theirs
         assert torch.equal(value, expected[name]), name
@@ -149,10 +151,10 @@ def test_a_step_of_less_than_no_epoch_is_refused():
         SpiritDistillation(frozen_epochs=-1)
 
 
-def test_the_front_mimics_by_the_mean_squared_difference_of_the_maps_of_stride_8_in_float32():
+def test_the_front_mimics_by_the_mean_squared_difference_of_the_maps_of_stride_16_in_float32():
     def taps(values, dtype):
         other = torch.full((1, 1, 1, 1), 100.0)
-        return Taps(other, other, (other, torch.tensor(values, dtype=dtype).view(1, 1, 1, 2), other, other), ())
+        return Taps(other, other, (other, other, torch.tensor(values, dtype=dtype).view(1, 1, 1, 2), other), ())
 
     loss = SpiritDistillation()(taps([0.0, 1.0], torch.bfloat16), taps([3.0, 5.0], torch.float32), torch.zeros(1, 1, 2))
     assert set(loss) == {"mimic"}
@@ -162,7 +164,7 @@ def test_the_front_mimics_by_the_mean_squared_difference_of_the_maps_of_stride_8
 def test_each_step_moves_what_it_trains_with_its_statistics_and_nothing_else():
     module, _ = student_of(teacher_of(network()), mimic_epochs=1, frozen_epochs=1)
     front = tuple(f"encoder.{name}." for name in module.distiller.front)
-    assert not any(name.startswith("encoder.model.blocks.3") for name in front)
+    assert not any(name.startswith("encoder.model.blocks.5") for name in front)
     images, labels = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8), torch.zeros(2, 64, 64, dtype=torch.uint8)
     moved = {}
     for phase in (*module.phases, *module.phases[::-1]):  # whatever the step before has left
@@ -181,7 +183,7 @@ def test_each_step_moves_what_it_trains_with_its_statistics_and_nothing_else():
         assert expected[1] == any(not name.startswith(front) for name in moved[phase.name])
     for name in ("encoder.model.blocks.1.0.conv_pw.weight", "encoder.model.bn1.running_mean"):
         assert [name in moved[phase.name] for phase in module.phases] == [True, False, True]
-    for name in ("encoder.model.blocks.4.0.bn1.running_var", "segmentation_head.0.weight"):
+    for name in ("encoder.model.blocks.5.0.bn1.running_var", "segmentation_head.0.weight"):
         assert [name in moved[phase.name] for phase in module.phases] == [False, True, True]
 
 

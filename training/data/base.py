@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from training.data.extraction import FramesError, Unlabelled, extract, part_of
 from training.data.loading import Loader, MixedSampler, SeededSampler, process, share, single_threaded
 from training.data.samples import CHECKED, Samples, UnlabelledImages, spread
+from training.data.scenes import RenderedScenes
 from training.data.transforms import Augmented, Resized, augmentation
 from training.sizes import ImageSize
 from training.soft_labels import SoftLabels
@@ -35,8 +36,9 @@ class SegmentationData(L.LightningDataModule, ABC):
     `batch_size` is that of one process. `limit` trains on so many of the labelled images only, drawn by `seed`; a
     smaller limit draws a part of a larger one's. `workers` processes read ahead, for training and validation each.
 
-    `proximity` is a folder of images without labels, of a domain near this one. In the phases of a method that read no
-    labels, a share `proximity_ratio` of an epoch's samples comes from there, in place of as many training images.
+    `proximity` is a folder of images without labels, of a domain near this one, or a number of rendered scenes. In the
+    phases of a method that read no labels, a share `proximity_ratio` of an epoch's samples comes from there, in place
+    of as many training images.
 
     `unlabelled` are frames without labels of the domain itself, mixed into all epochs: the teacher says what they hold.
     """
@@ -62,7 +64,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         limit: int | None = None,
         seed: int = 1,
         workers: int = 1,
-        proximity: str | None = None,
+        proximity: int | str | None = None,
         proximity_ratio: float = 0.5,
         unlabelled: Unlabelled | None = None,
     ) -> None:
@@ -96,12 +98,16 @@ class SegmentationData(L.LightningDataModule, ABC):
             raise ImageFolderError(f"data.init_args.limit is {limit}; the training split holds {count} images")
         return Subset(samples, np.random.default_rng(self.hparams["seed"]).permutation(count)[:limit].tolist())
 
-    def _proximity(self) -> UnlabelledImages | None:
+    def _proximity(self) -> Samples | None:
         hp: Any = self.hparams
         if not 0 < hp.proximity_ratio <= 1:
             raise ImageFolderError(f"data.init_args.proximity_ratio is {hp.proximity_ratio}, not in (0, 1]")
         if hp.proximity is None:
             return None
+        if isinstance(hp.proximity, int):
+            if hp.proximity < 1:
+                raise ImageFolderError(f"data.init_args.proximity is {hp.proximity} rendered scenes, not 1 or more")
+            return RenderedScenes(hp.proximity)
         try:
             images = UnlabelledImages(list_images(Path(hp.proximity)))
             images.check()

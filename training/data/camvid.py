@@ -9,8 +9,8 @@ from typing import Any
 from torch.utils.data import ConcatDataset
 
 from training.data.base import SegmentationData, Split
-from training.data.rendered import RenderedScenes
 from training.data.samples import LabelledImages, own_ids
+from training.data.scenes import RenderedScenes
 from transkd_ros.bags.image_folder import ImageFolderError, list_frames
 from transkd_ros.scenes.weather import WeatherName
 
