@@ -37,13 +37,6 @@ def test_several_keys_are_served_at_once_in_turn_and_each_with_its_newest():
     assert mailbox.take(0, most=9) == [("c", 3), ("a", 4)]
 
 
-def test_clear_throws_away_what_waits():
-    mailbox = Mailbox()
-    mailbox.put("front", 1)
-    mailbox.clear()
-    assert mailbox.take(0) == []
-
-
 def run_taker(mailbox, ready):
     """Start a thread that takes without a time limit; returns it and the list its result goes to."""
     taken = []

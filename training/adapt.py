@@ -36,8 +36,8 @@ from training import distill, export
 from training.adaptation.held_out import Standing, scores, stand, write_folder
 from training.adaptation.opinion import Opinion, export_for_labelling, opinion_of
 from training.adaptation.page import Story, make_page
-from training.adaptation.recipe import Budget, recipe_text, table_text, trust_of
-from training.annotate import PROCESSES, RANK, annotate, load_members, maps_of_each
+from training.adaptation.recipe import Budget, recipe_text, trust_of
+from training.annotate import PROCESSES, RANK, annotate, check_classes, load_members, maps_of_each
 from training.bundle_checks import ExportError
 from training.callbacks.folder import CHECKPOINTS, CONFIG, LAST, METRICS
 from training.committee import Committee, class_weight
@@ -102,12 +102,7 @@ class Adaptation:
         members = load_members([TeacherSource(name, labels=args.labels, class_map=by) for name, by in pairs])
         size, weights = args.size or self.student.manifest.input_size, dict(args.class_weights)
         committee = Committee(members, size, args.scales, args.flip, weights)
-        own, theirs = self.student.manifest.labels.names, committee.labels.names
-        if own != theirs:
-            raise cli.CommandError(
-                f"the teachers know {len(theirs)} classes ({', '.join(theirs[:4])} …), the student {self.args.student} "
-                f"{len(own)} ({', '.join(own[:4])} …); give the teachers a --class-map, or take another --student"
-            )
+        check_classes(committee, self.student.manifest.labels, f"the student {args.student}")
         return committee, maps
 
     def labelled(self) -> Dataset | None:
@@ -139,6 +134,15 @@ def read_state(adaptation: Adaptation) -> dict[str, Any]:
     return state
 
 
+def write_state(adaptation: Adaptation, state: dict[str, Any]) -> None:
+    write_atomic(adaptation.folder / STATE, json.dumps(state, indent=1) + "\n")
+
+
+def is_own(state: dict[str, Any], output: Path) -> bool:
+    """Whether the bundle at `output` is this adaptation's: it has written there, or begun to."""
+    return state.get("output") == str(output.resolve())
+
+
 @contextmanager
 def timed(adaptation: Adaptation, state: dict[str, Any], step: str) -> Iterator[None]:
     """Add the time of a step to the state, whether it ends or is stopped."""
@@ -149,7 +153,7 @@ def timed(adaptation: Adaptation, state: dict[str, Any], step: str) -> Iterator[
     finally:
         seconds = state["seconds"].get(step, 0) + time.monotonic() - start
         state["seconds"][step] = round(seconds, 1)
-        write_atomic(adaptation.folder / STATE, json.dumps(state, indent=1) + "\n")
+        write_state(adaptation, state)
 
 
 def ask(adaptation: Adaptation, extractions: Sequence[Extraction]) -> SoftLabels:
@@ -207,12 +211,16 @@ def write_bundle(adaptation: Adaptation, state: dict[str, Any], images: Path, ma
     """Export the best checkpoint, unless it has been; in int8 too where that passes its gate."""
     args, best = adaptation.args, adaptation.folder / CHECKPOINTS / "best.ckpt"
     digest = hashlib.sha256(best.read_bytes()).hexdigest()
-    if args.output.exists() and state.get("exported") == digest:
+    if args.output.exists() and state.get("exported") == digest and is_own(state, args.output):
         return load_bundle(args.output)
     words = ["--checkpoint", best, "--output", args.output, "--images", images, "--labels", masks]
     words += ["--split", "held_out_as_the_teachers_see_it", "--recipe", adaptation.folder / RECIPE]
     words += ["--data-note", f"Taught by {', '.join(args.teacher)} on {len(args.bag)} drives, without their labels."]
-    words += ["--overwrite"] if args.overwrite or state.get("exported") else []
+    overwrite = args.overwrite or is_own(state, args.output)
+    export.check_output(args.output, overwrite)
+    state["output"] = str(args.output.resolve())
+    write_state(adaptation, state)  # whatever ends this call: what it has written there is its own
+    words += ["--overwrite"] if overwrite else []
     attempts: list[list[Any]] = [["--int8"], []] if args.int8 else [[]]
     for more in attempts:
         try:
@@ -267,10 +275,10 @@ def adapt(adaptation: Adaptation) -> None:
     """All steps, each only as far as it is not done; of several processes those that can be shared."""
     args, folder = adaptation.args, adaptation.folder
     state = read_state(adaptation)
-    if "exported" not in state:
+    if not is_own(state, args.output):
         export.check_output(args.output, args.overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "classes.yaml", table_text(adaptation.student.manifest.labels))
+    write_atomic(folder / "classes.yaml", adaptation.student.manifest.labels.to_yaml())
     with timed(adaptation, state, "extraction"):
         extractions = extract(adaptation.frames)
     held_out = _held_out(adaptation, extractions)

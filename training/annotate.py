@@ -36,6 +36,7 @@ from transkd_ros import cli
 from transkd_ros.bags.image_folder import ImageFolderError
 from transkd_ros.files import write_atomic
 from transkd_ros.model.bundle import BundleError
+from transkd_ros.model.labels import LabelTable
 from transkd_ros.reports.machine import machine, versions
 
 RANK, PROCESSES = (int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("WORLD_SIZE", 1)))
@@ -82,6 +83,7 @@ def main() -> int:
     sources = [TeacherSource(name, args.precision, args.labels, class_map) for name, class_map in pairs]
     size = args.size or data.val_size
     committee = Committee(load_members(sources), size, args.scales, args.flip, dict(args.class_weights))
+    check_classes(committee, LabelTable.load(data.labels), f"the data of {args.config[-1]}")
     store = SoftLabels.create(args.output, committee.described(maps, args.stride))
     frames: Any = data.frames
     with cli.progress() as bar:
@@ -104,6 +106,16 @@ def maps_of_each(maps: list[str | None], teachers: list[str]) -> list[str | None
     if len(maps) != len(teachers):
         raise cli.CommandError(f"--class-map is given {len(maps)} times for {len(teachers)} teachers")
     return maps
+
+
+def check_classes(committee: Committee, table: LabelTable, whose: str) -> None:
+    """Raises CommandError where the teachers know other classes than `table`, which is that of `whose`."""
+    own, theirs = table.names, committee.labels.names
+    if own != theirs:
+        raise cli.CommandError(
+            f"the teachers know {len(theirs)} classes ({', '.join(theirs[:4])} …), {whose} {len(own)} "
+            f"({', '.join(own[:4])} …): give the teachers a --class-map"
+        )
 
 
 def load_members(sources: Sequence[TeacherSource]) -> list[Teacher]:

@@ -116,7 +116,7 @@ def _divisible(side: float) -> int:
 
 
 def scores(committee: Committee, samples: Any, progress: Callable[[], None]) -> dict[str, dict[str, Any]]:
-    """mIoU and IoU by class (fractions) of "committee" and of each member alone, seen once, on `samples`."""
+    """mIoU and IoU by class that occurs (fractions), of "committee" and of each member alone, seen once."""
     views = {"committee": committee} | {
         member.source: Committee([member], committee.size, flip=False) for member in committee.members
     }
@@ -128,6 +128,6 @@ def scores(committee: Committee, samples: Any, progress: Callable[[], None]) -> 
             counts[name].update(view(image, labels.shape).argmax(0).astype(np.uint8), labels)
         progress()
     return {
-        name: {"miou": count.miou(), "iou": dict(zip(names, count.iou().tolist(), strict=True))}
+        name: {"miou": count.miou(), "iou": {n: v for n, v in zip(names, count.iou().tolist(), strict=True) if v == v}}
         for name, count in counts.items()
     }

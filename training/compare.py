@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shlex
 import signal
 import subprocess
@@ -109,9 +108,12 @@ def write(suite: Suite, budget: Budget, command: str, steps: dict[str, Any] | No
     """OUTPUT.json, OUTPUT.md and OUTPUT.png from what there is."""
     runs = {name: suite.teacher_run(name) for name in suite.teachers}
     teachers = {name: suite.teacher_record(name) for name, run in runs.items() if run.done}
+    taken = suite.controls(budget, steps)
+    for control in taken.values():
+        suite.check_runs(control)
     controls = {
         method: list(found_runs(suite, [control]).values())
-        for method, control in suite.controls(budget, steps).items()
+        for method, control in taken.items()
     }
     result = summarise(suite, budget, found_runs(suite, suite.rows), teachers, steps, failures, controls)
     suite.output.parent.mkdir(parents=True, exist_ok=True)
@@ -138,9 +140,8 @@ def main() -> int:
         help="an option of training/distill.py for all methods, or for the method or teacher NAME alone",
     )
     args = parser.parse_args()
+    distill.quiet()
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # recipes are read from within
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     suite = altered(read_suite(args.config), args.set)
     known = [row.method for row in suite.rows]
     if unknown := [name for name in args.only or [] if name not in known]:
@@ -154,6 +155,8 @@ def main() -> int:
         steps = step_costs(suite, budget.options)
         taken = suite.controls(budget, steps).items()
         controls = {control.method: control for method, control in taken if method in only}
+        for control in controls.values():
+            suite.check_runs(control)
         failures |= train_all(suite, list(controls.values()))
     changes = [] if not args.set else ["--set", *args.set]
     command = shlex.join(["python", "training/compare.py", "--config", str(args.config), *changes])

@@ -33,10 +33,11 @@ from transkd_ros.bags.storage import BagWriter
 from transkd_ros.files import write_atomic
 from transkd_ros.model.bundle import Bundle, load_bundle
 from transkd_ros.model.labels import LabelTable
-from transkd_ros.reports.html import axes
+from transkd_ros.reports.html import axes, png
 from transkd_ros.reports.machine import machine, versions
 from transkd_ros.resources import find_model
 from transkd_ros.scenes import Drive
+from transkd_ros.scenes.weather import WEATHERS
 
 SECOND = 1_000_000_000
 PER_DRIVE = 10  # frames of one street, two seconds apart, before the next
@@ -107,8 +108,8 @@ def page(result: dict[str, Any], image: str) -> str:
     return "\n".join(lines)
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Bars of the mIoU of the teachers, and of the student before and after."""
+def plot(result: dict[str, Any]) -> bytes:
+    """A PNG: bars of the mIoU of the teachers, and of the student before and after."""
     figure, shown = axes(5.6, 3.0)
     weathers = result["weathers"]
     for offset, who in ((-0.26, "teachers"), (0, "before"), (0.26, "after")):
@@ -117,7 +118,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     shown.set_xticks(range(len(weathers)), list(weathers))
     shown.set_ylabel("mIoU on exact labels (%)")
     shown.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    figure.savefig(path, dpi=120)
+    figure.dpi = 120
+    return png(figure)
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -127,7 +129,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--teacher", action="append", required=True, help="checkpoint or bundle; repeatable")
     parser.add_argument("--student", default=adapt.DEFAULT_MODEL, help="bundle (%(default)s)")
     parser.add_argument("--labelled", type=Path, help="labelled images to mix in, so that nothing is forgotten")
-    parser.add_argument("--weather", nargs="+", default=["dusk", "rain"], help="dusk and rain by default")
+    parser.add_argument("--weather", nargs="+", choices=sorted(WEATHERS), default=["dusk", "rain"])
     parser.add_argument("--frames", type=cli.positive_int, default=300, help="of each drive (%(default)s)")
     parser.add_argument("--first", type=int, default=5000, help="seed of the first street (%(default)s)")
     parser.add_argument("--render-size", type=cli.size, default=(360, 480), help="WIDTHxHEIGHT (480x360)")
@@ -153,7 +155,7 @@ def main() -> int:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(table, json.dumps(result, indent=2) + "\n")
     write_atomic(text, page(result, image.name))
-    plot(result, image)
+    write_atomic(image, plot(result))
     print(text.read_text(encoding="utf-8"))
     return 0
 

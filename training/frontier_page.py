@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from training.suite.tables import markdown, percent
+from transkd_ros.reports.html import png
 
 MARKERS = {"fp32": "o", "bf16": "s", "int8": "D", "fp16": "^"}
 TITLE = "Time of a frame against accuracy"
@@ -124,6 +124,4 @@ def picture(record: dict[str, Any]) -> bytes:
     marks: list[Any] = [Line2D([], [], color=colours.get(name, "0.5"), label=name) for name in names]
     marks += [Line2D([], [], color="0.4", marker=MARKERS.get(name, "x"), linestyle="", label=name) for name in used]
     figure.legend(handles=marks, fontsize="small", loc="outside right upper", frameon=False)
-    with io.BytesIO() as file:
-        figure.savefig(file, format="png")
-        return file.getvalue()
+    return png(figure)

@@ -78,7 +78,7 @@ class SoftLabels:
             there = asdict(store.annotators)
             if differs := [name for name, value in asdict(annotators).items() if value != there[name]]:
                 raise SoftLabelError(
-                    f"{path} holds soft labels of other {', '.join(differs)}; choose another --output or remove it"
+                    f"{path} holds soft labels of other {', '.join(differs)}; remove it, or choose another folder"
                 )
             return store
         path.mkdir(parents=True, exist_ok=True)

@@ -123,8 +123,3 @@ def _tokens(module: nn.Module, embedded: Tensor) -> Tensor:
     if isinstance(module, MixPatchEmbed):
         return embedded.flatten(2).transpose(1, 2)
     return embedded.flatten(1, 2)
-
-
-def to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """A token sequence (B, h·w, C) as the map (B, C, h, w) of the height and width of `like`."""
-    return tokens.transpose(1, 2).unflatten(2, like.shape[-2:])

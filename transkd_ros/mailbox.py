@@ -38,13 +38,8 @@ class Mailbox(Generic[Item]):
             self._changed.wait_for(lambda: self._items or self._closed, timeout)
             return [(key, self._items.pop(key)) for key in list(self._items)[:most]]
 
-    def clear(self) -> None:
-        """Throw away what waits."""
-        with self._changed:
-            self._items.clear()
-
     def close(self) -> list[Item]:
-        """Wake every taker; from now on take() returns None at once and put() does nothing. What still waited."""
+        """Wake every taker; from now on take() returns nothing at once and put() does nothing. What still waited."""
         with self._changed:
             self._closed = True
             left = list(self._items.values())

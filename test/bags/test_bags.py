@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from itertools import islice
@@ -173,6 +174,18 @@ def test_a_truncated_storage_ends_in_a_bag_error(tmp_path, storage, kept):
     with pytest.raises(BagError, match="damaged") as caught, BagReader(folder) as bag:
         list(bag.frames("/front/image_raw"))
     assert "\n" not in str(caught.value)
+
+
+def test_messages_that_rosbags_passes_over_are_missed(tmp_path):
+    folder = write_bag(tmp_path / "bag", "sqlite3", 40)
+    (file,) = folder.glob("*.db3")
+    with sqlite3.connect(file) as database:
+        database.execute("DELETE FROM messages WHERE id % 2 = 0")
+    with BagReader(folder) as bag:
+        for read in (bag.frames("/front/image_raw"), bag.messages(["/front/image_raw"])):
+            with pytest.raises(BagError, match="damaged, only 20 of 40 messages of /front/image_raw can be read"):
+                list(read)
+        assert len(list(islice(bag.frames("/front/image_raw"), 20))) == 20
 
 
 def test_broken_metadata_ends_in_a_bag_error(tmp_path):

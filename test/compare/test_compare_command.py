@@ -16,7 +16,6 @@ from conftest import renamed
 
 from transkd_ros.bags.messages import compressed_message, image_message
 from transkd_ros.bags.storage import BagError, BagReader, BagWriter
-from transkd_ros.compare.__main__ import _topics
 
 TINY_SIZE = (64, 96)
 
@@ -86,7 +85,7 @@ def test_a_camera_recorded_raw_and_compressed_is_compared_once(tmp_path):
         bag.write("/front/image_raw/compressed", compressed_message(b"", "jpeg", 1))
         bag.write("/front/segmentation/mask", image_message(frames(1)[0][..., 0], "mono8", 1))
     with BagReader(tmp_path / "bag") as bag:
-        assert _topics(bag, None) == ["/front/image_raw"]
+        assert bag.chosen_topics(None) == ["/front/image_raw"]
 
 
 def refused(result, *words):

@@ -45,6 +45,16 @@ def test_totals_are_those_of_all_pixels_and_not_means_of_frames():
     assert [frame.stamp_ns for frame in score.frames] == [index * SECOND for index in range(4)]
 
 
+def test_where_a_mask_names_no_class_nothing_is_scored_and_that_is_told():
+    score, truth = Score(LABELS), truth_with(100, mask(0))
+    unsure = mask(0)
+    unsure[:3] = LABELS.ignore_id  # 96 of the 100 wrong pixels
+    score.add(0, unsure, truth)
+    assert score.metrics.confusion.matrix.sum() == mask(0).size - 3 * SIZE[1]
+    assert score.metrics.confusion.pixel_accuracy() == pytest.approx(1 - 4 / (mask(0).size - 96))
+    assert score.to_json()["frames"]["problems"] == {"masks that name no class in places: not scored there": 1}
+
+
 def test_metrics_of_cameras_add_up():
     scores = [Score(LABELS), Score(LABELS)]
     for index, score in enumerate(scores):

@@ -114,6 +114,11 @@ def write_folder(folder: Path, names: list[str]) -> Path:
     return folder
 
 
+def test_label_images_numbered_with_ten_digits_are_no_stamps(tmp_path):
+    truth = FolderTruth(write_folder(tmp_path / "labels", [f"{index:010}" for index in range(3)]), frames=3)
+    assert [int(truth.mask(index, 1_305_031_102_000_000_000 + index)[0, 0]) for index in range(3)] == [0, 1, 2]
+
+
 def test_label_images_called_by_stamps_are_found_by_stamp(tmp_path):
     folder = write_folder(tmp_path / "labels", ["1305031102175304000", "1305031103.5"])
     truth = FolderTruth(folder, frames=900)

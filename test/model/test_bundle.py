@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -166,6 +167,21 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     (tmp_path / ".tiny.partial-new" / "model.onnx").write_bytes(b"half")
     write_bundle(tmp_path / "tiny", TINY_FIELDS, FILES)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_bundle_whose_replacement_was_killed_between_the_renames_is_not_lost(bundle, monkeypatch):
+    card = bundle.path.parent / "card.md"
+    card.write_bytes(b"card")
+    bundle.path.rename(bundle.path.parent / ".tiny.partial-old")
+    (bundle.path.parent / ".tiny.partial-new").mkdir()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="no space"):
+        write_bundle(bundle.path, TINY_FIELDS, FILES | {"README.md": card})
+    assert load_bundle(bundle.path) == bundle
 
 
 def test_a_failed_write_leaves_the_old_bundle(bundle):

@@ -70,6 +70,20 @@ def test_the_fastest_is_kept_the_others_closed_and_all_times_told():
     assert "measured now: a CPU int8" in text and "b GPU fp16 does not run: no driver" in text
 
 
+def test_a_candidate_that_throws_while_it_is_timed_is_closed_and_passed_over():
+    load = Loader()
+
+    def load_for_once(candidate):
+        runtime = load(candidate)
+        if candidate == FAST:
+            runtime.infer = lambda *_: 1 / 0
+        return runtime
+
+    choice = tuning.fastest([FAST, SLOW], load_for_once, KEY)
+    assert choice.runtime is dict(load.loaded)[SLOW] and dict(load.loaded)[FAST].closed
+    assert "a CPU int8 does not run: division by zero" in str(choice)
+
+
 def test_when_the_time_is_up_the_rest_is_not_tried_and_the_choice_says_so(monkeypatch):
     monkeypatch.setattr(tuning, "LIMIT", 0.0)
     choice = tuning.fastest([SLOW, FAST], Loader(), KEY)

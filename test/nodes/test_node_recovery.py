@@ -99,6 +99,23 @@ def test_an_engine_that_fails_is_closed_and_opened_again_until_there_are_masks(
     assert not opened[-1].is_open
 
 
+def test_an_engine_that_was_closed_when_deactivate_came_is_opened_by_activate(
+    user, diagnostics, bundle_path, faulty, monkeypatch
+):
+    monkeypatch.setattr(worker, "BACK_OFF", (0.0, 100.0))
+    masks = user.listen(Image, "camera/segmentation/mask")
+    opened = faulty(False, RuntimeError("no device"))
+    with running(bundle_path):
+        user.send_until(lambda: "no device" in message_of(diagnostics), "the back-off", "camera/image_raw", level(1))
+        assert change_state(user, "deactivate")
+        assert not change_state(user, "activate")
+        wait_until(lambda: "no device" in message_of(diagnostics), "the reason")
+        opened = faulty(True)
+        assert change_state(user, "activate")
+        user.send_until(lambda: masks, "a mask", "camera/image_raw", level(1))
+        assert [runtime.is_open for runtime in opened] == [True]
+
+
 def test_an_engine_that_cannot_be_opened_again_takes_the_node_through_error_processing(
     user, diagnostics, bundle_path, faulty, colours
 ):

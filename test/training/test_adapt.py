@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import cv2
@@ -26,7 +27,7 @@ from transkd_ros.bags.storage import BagWriter
 from transkd_ros.cli import CommandError
 from transkd_ros.model.bundle import load_bundle
 from transkd_ros.model.labels import LabelTable
-from transkd_ros.resources import DEFAULT_MODEL
+from transkd_ros.resources import DEFAULT_MODEL, find_model
 from transkd_ros.scenes import Drive
 
 pytestmark = [pytest.mark.training, pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
@@ -115,6 +116,9 @@ def test_called_again_it_does_nothing_twice_and_with_other_settings_it_refuses(t
     assert checkpoint.stat().st_mtime_ns == before
     with pytest.raises(CommandError, match=r"my_robot holds an adaptation with another --every"):
         adapt.main([*arguments, "--every", "2"])
+    shutil.copytree(find_model("camvid_student"), "others/my_robot")
+    with pytest.raises(CommandError, match=r"others/my_robot holds a model bundle; give --overwrite"):
+        adapt.main([*arguments, "--output", "others/my_robot"])
 
 
 def test_a_recipe_that_was_edited_since_its_run_is_not_passed_over(tutorial, run, monkeypatch):

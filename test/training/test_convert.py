@@ -278,6 +278,8 @@ def test_coco_panoptic_pngs_are_read_by_their_segments(tmp_path, monkeypatch, im
         (lambda c: c["images"][0].update(file_name="gone.jpg"), r"gone\.jpg: no such image"),
         (lambda c: c["annotations"][0].update(category_id=7), r"annotation of f0\.jpg cannot be drawn"),
         (lambda c: c["annotations"][0].update(segmentation={"size": [4, 6], "counts": [24]}), "cannot be drawn"),
+        (lambda c: c["annotations"][0].update(segmentation=[]), "cannot be drawn .*a box without a segmentation"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 2]]), "cannot be drawn"),
         (lambda c: c["images"][0].update(width=61), "60x40, but its labels 61x40"),
     ],
 )

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from training import annotate as command
-from training.annotate import annotate
+from training.annotate import annotate, check_classes
 from training.committee import Committee, scores
 from training.data.camvid import CamVid
 from training.data.samples import IGNORE
@@ -25,6 +25,7 @@ from training.distillers.base import DistillerError
 from training.module import SegmentationModule, cross_entropy
 from training.soft_labels import INDEX, Annotators, SoftLabelError, SoftLabels, StoredTeacher
 from training.teachers import TeacherSource, load_teacher
+from transkd_ros.cli import CommandError
 from transkd_ros.model.labels import LabelTable
 
 pytestmark = pytest.mark.training
@@ -98,6 +99,25 @@ def test_members_and_committee_are_scored_against_the_labels(data, member):
     assert one["iou"]["road"] == pytest.approx(right)
 
 
+def test_a_class_that_neither_labels_nor_committee_hold_has_no_score():
+    class OfRoad:
+        labels, members = TABLE, ()
+
+        def __call__(self, image, shape):
+            return np.eye(11)[3][:, None, None].repeat(4, 1).repeat(6, 2)
+
+    labels = np.array([[3] * 6] * 3 + [[0] * 6], np.uint8)
+    found = scores(OfRoad(), [(np.zeros((4, 6, 3), np.uint8), labels)], lambda: None)["committee"]
+    assert found == {"miou": pytest.approx(0.375), "iou": {"sky": 0.0, "road": 0.75}}
+
+
+def test_teachers_of_other_classes_than_the_data_are_refused(member):
+    committee = Committee([member], (64, 96))
+    check_classes(committee, TABLE, "the data")
+    with pytest.raises(CommandError, match=r"teachers know 11 classes .* the data 2 \(a, b …\): give .*--class-map"):
+        check_classes(committee, LabelTable(("a", "b"), ((0, 0, 0), (1, 1, 1))), "the data")
+
+
 # ---- the store
 def test_what_was_stored_comes_back_and_a_second_pass_asks_nobody(data, store):
     image = data.train_set[1][0]
@@ -124,7 +144,7 @@ def test_a_store_cut_off_in_the_middle_names_the_file_or_what_to_run(data, store
 def test_a_store_of_another_committee_is_not_continued(tmp_path):
     SoftLabels.create(tmp_path / "s", annotators())
     assert SoftLabels.create(tmp_path / "s", annotators()).annotators == annotators()
-    with pytest.raises(SoftLabelError, match="other size, stride; choose another --output"):
+    with pytest.raises(SoftLabelError, match="other size, stride; remove it, or choose another folder"):
         SoftLabels.create(tmp_path / "s", annotators(size=(96, 128), stride=2))
 
 
@@ -217,5 +237,5 @@ def test_the_command_annotates_a_recipes_frames_and_goes_on(
 
     assert "5 frames, 5 of them new" in run()
     assert "5 frames, 0 of them new" in run()
-    with pytest.raises(SoftLabelError, match="other stride; choose another --output"):
+    with pytest.raises(SoftLabelError, match="other stride; remove it, or choose another folder"):
         run("--stride", "2")

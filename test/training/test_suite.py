@@ -23,7 +23,9 @@ from training.suite.page import page, spread, summarise  # noqa: E402
 from training.suite.plan import Budget, Difference, Method, Suite, TeacherRun  # noqa: E402
 from training.suite.plot import picture  # noqa: E402
 from training.suite.record import read_run, recovered  # noqa: E402
+from transkd_ros import sizes  # noqa: E402
 from transkd_ros.cli import CommandError  # noqa: E402
+from transkd_ros.reports.machine import machine  # noqa: E402
 
 pytestmark = [
     pytest.mark.training,
@@ -110,10 +112,36 @@ def test_the_student_alone_has_the_time_of_each_method():
     assert any(line.startswith("| alone | – | – | 40.00% | – |") for line in lines)
 
 
+def test_a_control_of_another_budget_is_refused_like_any_other_run(suite_file):
+    suite = read_suite(suite_file)
+    control = suite._alone_for(3)
+    suite.check_runs(control)
+    folder = suite.run(control, 1).folder
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(a_run(0.9)))
+    (folder / "config.yaml").write_text(recipe_anywhere("camvid_mit_b0"))
+    with pytest.raises(CommandError, match="alone_for_3_epochs-seed1 holds a run of another budget"):
+        suite.check_runs(control)
+
+
 def test_what_was_measured_before_sizes_had_names_still_counts(tmp_path):
     suite = a_suite(folder=tmp_path)
     (tmp_path / "steps.json").write_text(json.dumps(STEPS | {"crop": [256, 320]}))
     assert steps.known_costs(suite) == STEPS
+
+
+def test_steps_are_measured_again_where_a_method_has_other_options_by_now(suite_file, monkeypatch):
+    suite = read_suite(suite_file)
+    options = suite.check().options
+    recipes = {row.method: steps._recipe(suite, row) for row in suite.rows}
+    kept = STEPS | {"crop": sizes.named(options["data.init_args.crop"]), "batch": 2, "machine": machine()}
+    kept |= {"steps": steps.STEPS, "recipes": recipes}
+    suite.folder.mkdir()
+    (suite.folder / "steps.json").write_text(json.dumps(kept))
+    assert steps.step_costs(suite, options) == kept
+    monkeypatch.setattr(steps, "step_times", lambda *_: pytest.fail("measured"))
+    with pytest.raises(pytest.fail.Exception, match="measured"):
+        steps.step_costs(altered(suite, ["response KD:model.distiller.init_args.temperature=5"]), options)
 
 
 def test_a_gap_may_end_at_a_method_in_place_of_the_teacher():
@@ -224,7 +252,8 @@ def train_here(run):
 def test_a_suite_goes_on_past_a_failure_and_called_again_has_nothing_to_do(suite_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "train", train_here)
     monkeypatch.setattr(steps, "STEPS", 1)
-    assert main(monkeypatch, suite_file, "--set", "TransKD:model.distiller.class_path=SpiritDistillation") == 1
+    change = ("--set", "TransKD:model.distiller.class_path=SpiritDistillation")
+    assert main(monkeypatch, suite_file, *change) == 1
     printed = capsys.readouterr().out
     assert "[1/4] teacher B1: is there, val mIoU 50.00%" in printed
     assert "[4/4] TransKD, seed 1: failed: error: SpiritDistillation: the student must be the teacher" in printed
@@ -244,7 +273,7 @@ def test_a_suite_goes_on_past_a_failure_and_called_again_has_nothing_to_do(suite
 
     monkeypatch.setattr(compare, "train", lambda run: pytest.fail(f"{run.title} is trained"))
     monkeypatch.setattr(steps, "step_times", lambda *_: pytest.fail("steps are measured"))
-    assert main(monkeypatch, suite_file, "--only", "alone", "response KD") == 0
+    assert main(monkeypatch, suite_file, *change, "--only", "alone", "response KD") == 0
     assert json.loads((tmp_path / "docs" / "methods.json").read_text())["runs"] == written["runs"]
 
 

@@ -12,7 +12,6 @@ import yaml
 from training.data.extraction import Unlabelled
 from transkd_ros import sizes
 from transkd_ros.model.bundle import Bundle
-from transkd_ros.model.labels import LabelTable
 from transkd_ros.sizes import Size
 
 CHECKS = 8
@@ -89,11 +88,6 @@ def trust_of(recipe: Path) -> float:
     """The least probability that teaches, as the recipe has it by now; 0 where its method has no such threshold."""
     distiller = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"].get("distiller") or {}
     return float(distiller.get("init_args", {}).get("trust", 0.0))
-
-
-def table_text(labels: LabelTable) -> str:
-    """The class table as the YAML that `LabelTable.load` reads."""
-    return yaml.safe_dump({"ignore_id": labels.ignore_id, "classes": labels.to_json()}, sort_keys=False)
 
 
 def _crop(size: Size) -> Size:

@@ -11,7 +11,7 @@ from training.callbacks.folder import CHECKPOINTS
 
 
 def checkpoints(folder: Path) -> list[Callback]:
-    """Callbacks that write `best.ckpt` after a validation that none before was better than, and `last.ckpt` after every
+    """Callbacks that write `best.ckpt` after a validation that was better than all before, and `last.ckpt` after every
     epoch, whatever came of it, and that validate the last epoch.
 
     `folder` is the run's.

@@ -59,7 +59,7 @@ class RunRecord(Callback):
         if trainer.sanity_checking:
             return
         self.last = values["val_miou"]
-        if self.last >= self.best.get("val_miou", 0):
+        if not self.best or self.last > self.best["val_miou"]:  # as ModelCheckpoint, which keeps these weights
             self.best = _by_class(values) | {"epoch": trainer.current_epoch}
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:

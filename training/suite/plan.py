@@ -192,6 +192,11 @@ class Suite:
         runs = self.teacher_run(teacher), self.run(self.student, self.seeds[0])
         return len({settings_of(list(run.arguments))["data.class_path"] for run in runs}) == 1
 
+    def check_runs(self, method: Method) -> None:
+        """Raises CommandError where a run of it that is there, or was begun, is of another budget."""
+        for seed in self.seeds:
+            self.run(method, seed).check()
+
     def check(self) -> Budget:
         """The budget. Raises CommandError for whatever would make a run fail early or not comparable."""
         for name, teacher in self.teachers.items():

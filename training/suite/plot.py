@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import matplotlib
@@ -13,6 +12,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from transkd_ros.reports.html import png
 
 GREY = "0.6"
 BAR: Any = {"height": 0.7, "alpha": 0.55}
@@ -33,9 +34,7 @@ def picture(result: dict[str, Any], title: str) -> bytes:
     _classes(by_class, rows, classes)
     score.set_yticks(range(len(rows)), [row["method"] for row in rows])
     score.set_ylim(len(rows) - 0.5, -0.5)  # the first method on top
-    with io.BytesIO() as file:
-        figure.savefig(file, format="png")
-        return file.getvalue()
+    return png(figure)
 
 
 def _scores(axes: Axes, result: dict[str, Any], shades: list[Any], colours: dict[str, Any]) -> None:

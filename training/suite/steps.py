@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from typing import Any
@@ -10,9 +11,9 @@ import torch
 
 from training.benchmark import random_batch, step_times
 from training.cost import costs
-from training.distill import BAD_INPUT, command_of
+from training.distill import BAD_INPUT, command_of, settings_of
 from training.module import SegmentationModule
-from training.suite.plan import Method, Suite
+from training.suite.plan import FREE, Method, Suite
 from transkd_ros import cli, sizes
 from transkd_ros.files import write_atomic
 from transkd_ros.reports.machine import machine
@@ -35,13 +36,14 @@ def step_costs(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
     `training_only` has the parameters, and the multiply-accumulates of one crop, that a method adds. `options` are the
     student's, whose crop and batch size count. All methods take turns in this process, those with several phases in
     their first. A method whose teacher is not trained is left out; one whose networks cannot be built has None. What
-    was measured before on this machine is taken as it is unless a method lacks its value.
+    was measured before on this machine is taken as it is unless a method lacks its value, or has other options by now.
     """
     crop, count = options["data.init_args.crop"], options["data.init_args.batch_size"]
     about = {"crop": sizes.named(crop), "batch": count, "steps": STEPS, "machine": machine()}
     known = known_costs(suite)
     wanted = [row for row in suite.rows if row.teacher is None or suite.teacher_run(row.teacher).done]
-    if known and known.items() >= about.items() and known["ratio"].keys() >= {row.method for row in wanted}:
+    recipes = {row.method: _recipe(suite, row) for row in wanted}
+    if known and known.items() >= about.items() and known.get("recipes", {}).items() >= recipes.items():
         return known
     modules = _modules(suite, wanted)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -55,10 +57,17 @@ def step_costs(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
             )
     found = {name: costs(module, crop).get("training only") for name, module in modules.items()}
     added = {name: asdict(cost) for name, cost in found.items() if cost is not None}
-    measured = about | {"ms": times, "ratio": ratios, "training_only": added}
+    measured = about | {"recipes": recipes, "ms": times, "ratio": ratios, "training_only": added}
     suite.folder.mkdir(parents=True, exist_ok=True)
     write_atomic(suite.folder / "steps.json", json.dumps(measured, indent=2) + "\n")
     return measured
+
+
+def _recipe(suite: Suite, row: Method) -> str:
+    """A digest of all options that a method's step may depend on."""
+    options = settings_of(list(suite.run(row, suite.seeds[0]).arguments)).items()
+    kept = {name: str(value) for name, value in options if name not in (*FREE, "seed_everything")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _modules(suite: Suite, rows: list[Method]) -> dict[str, SegmentationModule]:

@@ -110,12 +110,6 @@ class FrameFiles:
         """Of a video, what it says until all its frames have been read."""
         return {self.topic: self._count}
 
-    def image_topics(self) -> list[str]:
-        return [self.topic]
-
-    def camera_topics(self) -> list[str]:
-        return [self.topic]
-
     def frames(self, topic: str) -> Iterator[tuple[int, Any]]:
         """(stamp in ns, message) of every frame. Raises ImageFolderError for another topic than `topic`."""
         if topic != self.topic:

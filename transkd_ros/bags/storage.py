@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -90,6 +91,21 @@ class BagReader:
         ]
         return [topic for topic in frames if topic.removesuffix("/compressed") not in set(frames) - {topic}]
 
+    def chosen_topics(self, asked: Collection[str] | None, but: str | None = None) -> list[str]:
+        """The image topics that are `asked` for, else all cameras `but` one topic.
+
+        Raises BagError for one that the bag lacks or that holds no images, and where it has no camera.
+        """
+        if asked:
+            for topic in asked:
+                self.frames(topic)  # raises now what it would raise later
+            return list(asked)
+        if not (cameras := [topic for topic in self.camera_topics() if topic != but]):
+            raise BagError(
+                f"{self.path}: no camera topic; its image topics: {', '.join(self.image_topics()) or 'none'}"
+            )
+        return cameras
+
     def frames(self, topic: str, start: int | None = None, stop: int | None = None) -> Iterator[tuple[int, Any]]:
         """(recorded stamp in ns, message) of an image topic, in order, read one by one as they are asked for.
 
@@ -125,14 +141,21 @@ class BagReader:
         self, connections: list[Connection], start: int | None, stop: int | None
     ) -> Iterator[tuple[int, str, bytes]]:
         messages = self._reader.messages(connections, start, stop)
+        read = Counter[str]()
         while True:
             try:
                 connection, stamp_ns, data = next(messages)
             except StopIteration:
-                return
+                break
             except Exception as error:
                 raise self._damaged(error) from error
+            read[connection.topic] += 1
             yield stamp_ns, connection.topic, data
+        for topic in {it.topic for it in connections} if start is stop is None else ():
+            if read[topic] < self.counts[topic]:  # rosbags passes over some damaged parts without a word
+                raise BagError(
+                    f"{self.path}: damaged, only {read[topic]} of {self.counts[topic]} messages of {topic} can be read"
+                )
 
     def _open(self) -> Reader:
         if not self.path.exists():

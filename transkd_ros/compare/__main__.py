@@ -54,7 +54,7 @@ def main() -> int:
         teacher, student = (bundle.manifest for bundle in bundles.values())
         subject = Subject(teacher.name, student.name, common_labels(teacher, student), student.labels)
         with BagReader(args.bag) as bag:
-            topics = _topics(bag, args.topic)
+            topics = bag.chosen_topics(args.topic)
             segmenters = {}
             for side, bundle in bundles.items():
                 engine, device, precision, size = (
@@ -66,18 +66,6 @@ def main() -> int:
             return _compare(bag, topics, segmenters, subject, args)
     except (BagError, BundleError, ClassTableError, RuntimeUnavailable, ValueError) as error:
         raise cli.CommandError(str(error)) from error
-
-
-def _topics(bag: BagReader, asked: list[str] | None) -> list[str]:
-    """The image topics to compare on. Raises BagError for one that the bag lacks, CommandError if it has none."""
-    if asked:
-        for topic in asked:
-            bag.frames(topic)  # raises now what it would raise later
-        return asked
-    if not (topics := bag.camera_topics()):
-        images = ", ".join(bag.image_topics()) or "none"
-        raise cli.CommandError(f"{bag.path}: no camera topic; its image topics: {images}")
-    return topics
 
 
 def _compare(

@@ -18,7 +18,7 @@ from rich.table import Table
 from transkd_ros.demo.sources import Shot
 from transkd_ros.evaluate.scoring import Metrics
 from transkd_ros.files import write_atomic
-from transkd_ros.frames import decode_compressed, decode_image
+from transkd_ros.frames import decode
 from transkd_ros.model.labels import LabelTable
 from transkd_ros.reports.album import ContactSheet, Video
 from transkd_ros.reports.machine import machine, versions
@@ -104,7 +104,6 @@ class Run:
                 self._metrics.confusion.update(mask, shot.truth)
             except ValueError as error:
                 raise TruthError(f"the ground truth does not fit the model's classes: {error}") from error
-        decode = decode_image if hasattr(shot.message, "encoding") else decode_compressed
         rgb = decode(shot.message).rgb()
         self._sheet.offer(rgb, mask, shot.truth)
         self._video.write(self._labels.overlay(rgb, mask, legend=True))

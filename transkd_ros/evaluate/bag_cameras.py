@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transkd_ros.bags.frame_files import FrameFiles
 from transkd_ros.bags.label_classes import read_classes
-from transkd_ros.bags.storage import BagError, BagReader
+from transkd_ros.bags.storage import BagReader
 from transkd_ros.evaluate.truth import FilesTruth, FolderTruth, TopicTruth, Truth, TruthError
 from transkd_ros.model.class_map import class_map
 from transkd_ros.model.labels import LabelTable
@@ -62,13 +62,8 @@ def choose(
     `classes` is the labels' class table, by default what the bag says of its label topics.
     Raises BagError for a topic that the bag lacks, TruthError for labels that fit no camera.
     """
-    for topic in topics or ():
-        bag.frames(topic)  # raises now what it would raise later
-    asked = topics or [topic for topic in bag.camera_topics() if topic != label_topic]
+    asked = bag.chosen_topics(topics, but=label_topic)
     found = [Camera(bag.path, topic, camera_name(topic), bag.counts[topic]) for topic in asked]
-    if not found:
-        images = ", ".join(bag.image_topics()) or "none"
-        raise BagError(f"{bag.path}: no camera topic; its image topics: {images}")
     if label_folder:
         folders = (_folder_of(camera, label_folder, len(found)) for camera in found)
         return [replace(camera, label_folder=f, classes=classes) for camera, f in zip(found, folders, strict=True)]

@@ -75,10 +75,6 @@ class Recording:
         """Of all frames that were certainly sent: of a mask whose frame was not heard here, too."""
         return self.sent.keys() | self.answered.keys()
 
-    def waiting(self) -> int:
-        """How many frames have no mask yet."""
-        return len(self.sent.keys() - self.answered.keys())
-
     def latencies(self) -> dict[int, float]:
         """Seconds from the publication of a frame to that of its mask, by stamp; only of frames that were heard."""
         answered = ((stamp, self.sent.get(stamp), ns) for stamp, ns in self.answered.items())

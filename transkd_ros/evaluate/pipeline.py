@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from transkd_ros.bags.frame_files import FrameFiles
 from transkd_ros.bags.messages import header_stamp
-from transkd_ros.bags.storage import BagError, BagReader
+from transkd_ros.bags.storage import BagReader
 from transkd_ros.evaluate.scoring import Score
 from transkd_ros.evaluate.truth import LabelError, Truth
 from transkd_ros.frames import Frame, FrameError, SampleBits, decode
@@ -60,7 +60,6 @@ def shots(
     `size` (H, W) is what the network sees: a large JPEG is decoded no larger than it takes, as the node does it.
     """
     bits = SampleBits()
-    index = -1
     for index, (recorded_ns, message) in enumerate(bag.frames(topic)):
         start = time.perf_counter()
         stamp_ns = header_stamp(message)
@@ -68,8 +67,6 @@ def shots(
         seconds = time.perf_counter() - start
         label, problem = _label(truth, index, stamp_ns)
         yield Shot(recorded_ns, stamp_ns, message.header.frame_id, frame, cause, label, problem, seconds)
-    if index + 1 < bag.counts[topic]:  # a damaged part may be passed over without a word
-        raise BagError(f"{bag.path}: damaged, only {index + 1} of {bag.counts[topic]} messages of {topic} can be read")
 
 
 def _decoded(message: Any, size: Size | None, bits: SampleBits) -> tuple[Frame | None, str]:

@@ -171,12 +171,16 @@ class Score:
     def add(self, stamp_ns: int, mask: Mask, truth: Mask | None = None, frame: Frame | None = None) -> FrameScore:
         """Score the mask (H, W) of a frame; `truth` (H, W) are its labels, `frame` is looked at for pictures only.
 
-        A label of another size is not used, pixels of unknown ids count as unlabelled; both are counted.
+        A label of another size is not used, pixels of unknown ids count as unlabelled; both are counted. Where the mask
+        says nothing, the ignore id of a node with `confidence_threshold` or `roi`, nothing is scored.
         """
         if self.frames and stamp_ns < self.frames[-1].stamp_ns:
             self.problems["stamps that jump back"] += 1
             self.metrics.flicker.reset()
         truth = None if truth is None else self._checked(truth, mask.shape)
+        if (unsaid := mask == self.labels.ignore_id).any():
+            self.problems["masks that name no class in places: not scored there"] += 1
+            truth = None if truth is None else np.where(unsaid, np.uint8(self.labels.ignore_id), truth)
         flicker = self.metrics.flicker.update(mask, truth)
         of_frame = ConfusionMatrix(len(self.labels.names), self.labels.ignore_id)
         if truth is not None:

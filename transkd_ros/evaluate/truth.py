@@ -23,7 +23,7 @@ from transkd_ros.model.labels import LabelTable
 Mask = NDArray[np.uint8]
 
 _UNREADABLE = "labels that are neither an 8-bit image of class ids nor one of the class table's colours"
-_STAMP = re.compile(r"(?P<ns>\d{10,})|(?P<seconds>\d+)\.(?P<fraction>\d{1,9})")
+_STAMP = re.compile(r"(?P<ns>[1-9]\d{9,})|(?P<seconds>\d+)\.(?P<fraction>\d{1,9})")
 
 
 class TruthError(ValueError):

@@ -269,9 +269,11 @@ def write_bundle(
     Manifest.from_json(json.loads(manifest_text))
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = path.parent / f".{path.name}.partial-new", path.parent / f".{path.name}.partial-old"
+    if old.exists() and not path.exists():  # killed between the two renames: this is the only one there is
+        old.rename(path)
     for leftover in path.parent.glob(f".{path.name}.partial-*"):
         shutil.rmtree(leftover)
-    new, old = path.parent / f".{path.name}.partial-new", path.parent / f".{path.name}.partial-old"
     new.mkdir()
     try:
         for name, content in files.items():

@@ -70,6 +70,12 @@ class LabelTable:
         red_green_blue = (entry["color"] for entry in classes)
         return cls(names, tuple((r, g, b) for r, g, b in red_green_blue), ignore_id, merge or {})
 
+    def to_yaml(self) -> str:
+        """The table as `load` reads it, a line a class."""
+        style: Any = {"default_flow_style": True, "sort_keys": False, "width": 1000}
+        lines = [f"  - {yaml.safe_dump(entry, **style).strip()}" for entry in self.to_json()]
+        return "\n".join([f"ignore_id: {self.ignore_id}", "classes:", *lines]) + "\n"
+
     def to_json(self) -> list[dict[str, Any]]:
         """What from_json() takes."""
         pairs = zip(self.names, self.colors, strict=True)

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from transkd_ros.cli import one_line
 from transkd_ros.files import write_atomic
 from transkd_ros.model import memory
+from transkd_ros.model.bundle import BundleError
 from transkd_ros.model.cache import CacheUnavailable, machine_folder
 from transkd_ros.model.engines.base import Candidate, Runtime, RuntimeUnavailable
 
@@ -112,12 +114,16 @@ def measure(
         if best and tried and time.monotonic() - start > limit:
             timings.append(Timing(candidate, None, "not tried for want of time"))
             continue
-        tried = True
+        tried, runtime = True, None
         try:
             runtime = load(candidate)
             ms = _time(runtime, want_confidence, HOPELESS * best_ms)
-        except RuntimeUnavailable as error:
-            timings.append(Timing(candidate, None, f"does not run: {error}"))
+        except BundleError:
+            raise
+        except Exception as error:  # whatever its library throws: others may run
+            timings.append(Timing(candidate, None, f"does not run: {one_line(error)}"))
+            if runtime:
+                runtime.close()
             continue
         timings.append(Timing(candidate, ms))
         if ms < best_ms:

@@ -15,7 +15,6 @@ import time
 from importlib import import_module
 from typing import Any
 
-from rclpy import clock
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -27,6 +26,7 @@ from transkd_ros.bags.playback import Playback
 from transkd_ros.bags.storage import BagError, BagReader
 from transkd_ros.nodes import process
 from transkd_ros.nodes.options import START, Option, declare, read
+from transkd_ros.nodes.timers import steady_timer
 
 CLOCK_PERIOD = 0.025  # seconds between two messages on /clock while no other message is due
 LOOK = 0.1  # seconds between two looks whether all is played
@@ -87,7 +87,7 @@ class BagPlayer(Node):
         self._thread = threading.Thread(target=self._run, name="playing", daemon=True)
         self._thread.start()
         # The timer also wakes an executor that has missed a signal; the node's own clock is the one played here.
-        self.create_timer(LOOK, self._end_after_playing, clock=clock.Clock(clock_type=clock.ClockType.STEADY_TIME))
+        steady_timer(self, LOOK, self._end_after_playing)
 
     def destroy_node(self) -> None:
         if self._thread:

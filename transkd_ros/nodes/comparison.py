@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
@@ -34,6 +33,7 @@ from transkd_ros.model.labels import LabelTable
 from transkd_ros.nodes import process
 from transkd_ros.nodes.options import START, Option, cameras_refusal, declare, read
 from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES, ImageSubscription
+from transkd_ros.nodes.timers import steady_timer
 from transkd_ros.resources import DEFAULT_MODEL, find_model
 from transkd_ros.timing import diagnostic_name, diagnostic_status, stamp_ns
 
@@ -84,10 +84,8 @@ class ComparisonNode(Node):
             self._folder.mkdir(parents=True, exist_ok=True)
         self._cameras = [_Camera(self, name, settings, self._subject) for name in settings.cameras]
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # Steady, not the node's clock: simulated time stands still until a simulator runs.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(settings.diagnostics_period, self._publish, clock=steady)
-        self.create_timer(VIEWER_PERIOD, self._look_for_viewers, clock=steady)
+        steady_timer(self, settings.diagnostics_period, self._publish)
+        steady_timer(self, VIEWER_PERIOD, self._look_for_viewers)
         self.get_logger().info(f"comparing {self._subject.student} with its teacher {self._subject.teacher}")
 
     def destroy_node(self) -> None:

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
@@ -32,6 +31,7 @@ from transkd_ros.model.bundle import load_bundle
 from transkd_ros.nodes import process
 from transkd_ros.nodes.options import START, Option, declare, read
 from transkd_ros.nodes.reliability import BEST_AVAILABLE, RELIABILITIES, ImageSubscription
+from transkd_ros.nodes.timers import steady_timer
 from transkd_ros.resources import DEFAULT_MODEL, find_model
 
 READY = "ready: the segmentation node answers, the bag can be played"
@@ -90,8 +90,7 @@ class EvaluationNode(Node):
             ImageSubscription(self, kind, topic, on_frame, reliability, IMAGE_DEPTH, raw=True)
             self.create_subscription(Image, _masks_topic(camera), on_mask, masks_qos, raw=True)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        # Steady, not the node's clock: simulated time stands still until the player runs.
-        self.create_timer(LOOK, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady_timer(self, LOOK, self._look)
 
     def account(self) -> Account:
         return Account(

@@ -12,11 +12,11 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from transkd_ros.nodes.qos_overrides import qos_overrides
+from transkd_ros.nodes.timers import steady_timer
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
@@ -77,9 +77,7 @@ class ImageSubscription:
         else:
             self.reliability = ReliabilityPolicy[reliability.upper()]
         self._subscription = self._subscribe()
-        # Steady, not the node's clock: simulated time stands still until a simulator runs.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer: Any = node.create_timer(LOOK, self._look, clock=steady) if self._looks else None
+        self._timer: Any = steady_timer(node, LOOK, self._look) if self._looks else None
 
     def destroy(self) -> None:
         self._node.destroy_subscription(self._subscription)

@@ -79,6 +79,13 @@ def figure(fig: Figure) -> str:
     return svg[svg.index("<svg") :]  # without the XML declaration, which only a file of its own may have
 
 
+def png(fig: Figure) -> bytes:
+    """A matplotlib figure as a PNG file, at its own dpi."""
+    with io.BytesIO() as file:
+        fig.savefig(file, format="png")
+        return file.getvalue()
+
+
 def picture(rgb: np.ndarray) -> str:
     """(H, W, 3) uint8 RGB as the data URI of a JPEG, for the `src` of an `img`."""
     return jpeg_uri(jpeg(rgb))

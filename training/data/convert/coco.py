@@ -70,9 +70,9 @@ def _draw(
             _draw_panoptic(mask, annotations, index, panoptic)
             return mask
         parts = [(_segment(a["segmentation"], mask.shape), index[a["category_id"]]) for a in annotations]
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ConversionError):
-            raise
+    except ConversionError:
+        raise
+    except Exception as error:  # pycocotools raises bare ones
         raise ConversionError(f"{file}: an annotation of {picture['file_name']} cannot be drawn ({error!r})") from error
     for part, i in sorted(parts, key=lambda drawn: -int(drawn[0].sum())):
         mask[part] = i
@@ -83,6 +83,8 @@ def _segment(segmentation: Any, size: tuple[int, ...]) -> np.ndarray:
     """(H, W) bool of polygons, or of run lengths, compressed or not."""
     from pycocotools import mask as coco
 
+    if not segmentation:
+        raise ValueError("a box without a segmentation")
     if isinstance(segmentation, list):
         runs = coco.merge(coco.frPyObjects(segmentation, *size))
     elif isinstance(segmentation["counts"], list):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 
 from training.data.convert.annotations import Annotated, Annotations, ConversionError
 from training.data.convert.classes import ids_under
@@ -66,14 +65,8 @@ def write(
         written = {name: _write_split(Path(temporary) / name, part, ids, show) for name, part in splits.items()}
         for name in splits:
             (Path(temporary) / name).rename(output / name)
-    write_atomic(output / TABLE, table_text(table))
+    write_atomic(output / TABLE, table.to_yaml())
     return written
-
-
-def table_text(table: LabelTable) -> str:
-    """The table as YAML, a line a class."""
-    lines = [yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=1000) for entry in table.to_json()]
-    return "\n".join([f"ignore_id: {table.ignore_id}", "classes:", *(f"  - {line.strip()}" for line in lines)]) + "\n"
 
 
 def _write_split(folder: Path, annotated: list[Annotated], ids: np.ndarray, show: Callable[[], None]) -> Written:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
-from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -36,6 +36,7 @@ from transkd_ros.nodes.segmentation.camera_info import info_topic
 from transkd_ros.nodes.segmentation.engine import Engine
 from transkd_ros.nodes.segmentation.parameters import OPTIONS, CameraSource, camera_sources, refusal
 from transkd_ros.nodes.segmentation.worker import BACK_OFF, Worker
+from transkd_ros.nodes.timers import steady_timer
 from transkd_ros.timing import diagnostic_name, diagnostic_status, latency_values
 
 EXIT_GRACE = 1.2  # seconds for an orderly end after a signal, even while an engine loads or infers
@@ -59,14 +60,10 @@ class SegmentationNode(ManagedNode):
         declare(self, OPTIONS)
         self._settings = read(self, OPTIONS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # Steady, not the node's clock: simulated time stands still until a simulator runs.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(self._settings.diagnostics_period, self._publish_diagnostics, clock=steady)
+        steady_timer(self, self._settings.diagnostics_period, self._publish_diagnostics)
         self.create_service(SetBool, "~/enable", self._on_enable)
         if self._settings.autostart:
-            self._autostart = self.create_timer(
-                0.0, self._start_by_itself, callback_group=self.transitions, clock=steady
-            )
+            self._autostart = steady_timer(self, 0.0, self._start_by_itself, callback_group=self.transitions)
 
     # ---- lifecycle: what each transition does ----------------------------------------------------
 
@@ -75,6 +72,8 @@ class SegmentationNode(ManagedNode):
         if transition == "configure":
             self._settings = read(self, OPTIONS)
             return partial(self._load, self._settings)
+        if transition == "activate" and self._engine and not self._engine.is_open:  # it failed before deactivate came
+            return self._reopen
         if self._worker and transition in ("deactivate", "shutdown"):
             self._stop_hearing()
             return self._worker.join
@@ -147,6 +146,12 @@ class SegmentationNode(ManagedNode):
         except Exception as error:  # whatever an engine's library throws
             self._loaded = error
 
+    def _reopen(self) -> None:
+        """In a thread of its own; where it fails, on_activate tries again and says why."""
+        assert self._engine
+        with suppress(Exception):
+            self._engine.reopen()
+
     def _open_topics(self, engine: Engine) -> None:
         self._engine = engine
         manifest, runtime = engine.bundle.manifest, engine.runtime
@@ -173,6 +178,8 @@ class SegmentationNode(ManagedNode):
 
     def _start(self) -> None:
         assert self._engine
+        if not self._engine.is_open:
+            self._engine.reopen()
         self._worker = Worker(self, self._engine, on_broken=self._on_broken)
         compressed = self._settings.image_transport == "compressed"
         for camera in self._cameras:
