@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
@@ -76,8 +77,10 @@ class ImageSubscription:
             self.reliability = self._offered() or ReliabilityPolicy.BEST_EFFORT
         else:
             self.reliability = ReliabilityPolicy[reliability.upper()]
+        # Its own, and gone with it: a callback group keeps a trace of everything that was ever in it.
+        self._group = MutuallyExclusiveCallbackGroup()
         self._subscription = self._subscribe()
-        self._timer: Any = steady_timer(node, LOOK, self._look) if self._looks else None
+        self._timer: Any = steady_timer(node, LOOK, self._look, callback_group=self._group) if self._looks else None
 
     def destroy(self) -> None:
         self._node.destroy_subscription(self._subscription)
@@ -120,4 +123,6 @@ class ImageSubscription:
         return self._create(qos, SubscriptionEventCallbacks(**events))
 
     def _create(self, qos: QoSProfile, events: SubscriptionEventCallbacks) -> Any:
-        return self._node.create_subscription(*self._arguments, qos, raw=self._raw, event_callbacks=events)
+        return self._node.create_subscription(
+            *self._arguments, qos, callback_group=self._group, event_callbacks=events, raw=self._raw
+        )
