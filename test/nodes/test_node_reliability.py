@@ -6,11 +6,14 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy: install the extra `ros` or source a ROS 2 installation")
 
+from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from ros_graph import DEADLINE, client, process, wait_until
 from segmentation_graph import CAMERA, NODE, get_parameter, image, running
 from sensor_msgs.msg import CompressedImage, Image
 
+from transkd_ros.nodes.reliability import ImageSubscription
 from transkd_ros.nodes.segmentation import account
 
 pytestmark = pytest.mark.ros
@@ -128,6 +131,16 @@ def test_a_subscription_that_cannot_hear_its_camera_says_so(user, diagnostics, b
             ),
             "the reason",
         )
+
+
+def test_a_subscription_that_is_gone_leaves_no_trace_in_its_node():
+    with Context() as context:
+        node = Node("hears_now_and_then", context=context)
+        before = len(node.default_callback_group.entities)
+        for _ in range(10):
+            ImageSubscription(node, Image, "camera/image_raw", print, "best_available", 1, on_lost=print).destroy()
+        assert len(node.default_callback_group.entities) == before
+        node.destroy_node()
 
 
 def test_a_topic_of_another_type_is_named_as_why_nothing_comes(user, diagnostics, bundle_path, colours, monkeypatch):
