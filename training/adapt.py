@@ -102,7 +102,8 @@ class Adaptation:
         members = load_members([TeacherSource(name, labels=args.labels, class_map=by) for name, by in pairs])
         size, weights = args.size or self.student.manifest.input_size, dict(args.class_weights)
         committee = Committee(members, size, args.scales, args.flip, weights)
-        check_classes(committee, self.student.manifest.labels, f"the student {args.student}")
+        table, whose = self.student.manifest.labels, f"the student {args.student}"
+        check_classes(committee, table, whose, ", or take another --student")
         return committee, maps
 
     def labelled(self) -> Dataset | None:

@@ -108,13 +108,13 @@ def maps_of_each(maps: list[str | None], teachers: list[str]) -> list[str | None
     return maps
 
 
-def check_classes(committee: Committee, table: LabelTable, whose: str) -> None:
-    """Raises CommandError where the teachers know other classes than `table`, which is that of `whose`."""
+def check_classes(committee: Committee, table: LabelTable, whose: str, remedy: str = "") -> None:
+    """Raises CommandError where the teachers know other classes than `table`, that of `whose`."""
     own, theirs = table.names, committee.labels.names
     if own != theirs:
         raise cli.CommandError(
             f"the teachers know {len(theirs)} classes ({', '.join(theirs[:4])} …), {whose} {len(own)} "
-            f"({', '.join(own[:4])} …): give the teachers a --class-map"
+            f"({', '.join(own[:4])} …): give the teachers a --class-map{remedy}"
         )
 
 
