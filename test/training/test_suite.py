@@ -497,7 +497,7 @@ def test_ctrl_c_ends_the_run_that_is_under_way_first(child, tmp_path):
     assert (tmp_path / "ended").exists()
 
 
-@pytest.mark.parametrize("name", ["suite_camvid", "suite_camvid_fewshot", "suite_camvid_students"])
+@pytest.mark.parametrize("name", ["suite_camvid", "suite_camvid_fewshot", "suite_camvid_students", "suite_camvid_unlabelled"])
 def test_the_committed_table_is_that_of_its_suite_and_what_its_page_shows(name):
     suite = read_suite(RECIPES / f"{name}.yaml")
     output = RECIPES.parents[1] / suite.output
