@@ -15,9 +15,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +28,23 @@ if __name__ == "__main__":  # run as a script: this folder is not the package's 
     require()
 
 import cv2
-import torch
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset
 
 from training import distill, export
+from training.adaptation.adaptation import Adaptation
 from training.adaptation.held_out import Standing, scores, stand, write_folder
 from training.adaptation.opinion import Opinion, export_for_labelling, opinion_of
 from training.adaptation.page import Story, make_page
+from training.adaptation.plan import show_plan
 from training.adaptation.recipe import Budget, recipe_text, trust_of
-from training.annotate import PROCESSES, RANK, annotate, check_classes, load_members, maps_of_each
+from training.annotate import PROCESSES, RANK, annotate
 from training.bundle_checks import ExportError
 from training.callbacks.folder import CHECKPOINTS, CONFIG, LAST, METRICS
-from training.committee import Committee, class_weight
-from training.data.extraction import ExtractedFrame, Extraction, FramesError, Unlabelled, extract, measure, part_of
-from training.data.folder import Folder
+from training.committee import class_weight
+from training.data.extraction import ExtractedFrame, Extraction, FramesError, extract, part_of
 from training.data.samples import UnlabelledImages
-from training.networks import NetworkSpec, build_network
 from training.quantise import QuantisationError
 from training.soft_labels import SoftLabels
-from training.teachers import TeacherSource
 from transkd_ros import cli
 from transkd_ros.bags.storage import BagError
 from transkd_ros.evaluate.metrics import ConfusionMatrix
@@ -65,54 +62,6 @@ SAVED = (
     *("teacher", "class_map", "labels", "size", "scales", "flip", "class_weights"),
 )
 """What a working folder is of: with another of these it is not gone on with."""
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """An adaptation under way: its settings, its working folder, and the student that it starts from."""
-
-    args: argparse.Namespace
-    student: Bundle
-
-    @property
-    def folder(self) -> Path:
-        return self.args.work
-
-    @property
-    def parts(self) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
-        """Of every drive: what is trained on, what the run is chosen by, and what is held out."""
-        held_out = self.args.held_out
-        first, second = round(1 - 2 * held_out, 6), round(1 - held_out, 6)
-        return (0.0, first), (first, second), (second, 1.0)
-
-    @property
-    def frames(self) -> Unlabelled:
-        args = self.args
-        return Unlabelled(
-            [str(path) for path in args.bag], args.topic, args.every, args.most, args.distinct, args.longest,
-            self.parts[0], args.ratio, str(self.folder / "frames"),
-        )  # fmt: skip
-
-    def committee(self) -> tuple[Committee, list[str | None]]:
-        """The teachers, and the class map of each. Raises CommandError where they know other classes."""
-        args = self.args
-        given = [None if name == "none" else name for name in args.class_map or ["none"]]
-        maps = maps_of_each(given, args.teacher)
-        pairs = zip(args.teacher, maps, strict=True)
-        members = load_members([TeacherSource(name, labels=args.labels, class_map=by) for name, by in pairs])
-        size, weights = args.size or self.student.manifest.input_size, dict(args.class_weights)
-        committee = Committee(members, size, args.scales, args.flip, weights)
-        table, whose = self.student.manifest.labels, f"the student {args.student}"
-        check_classes(committee, table, whose, ", or take another --student")
-        return committee, maps
-
-    def labelled(self) -> Dataset | None:
-        """The labelled training images, whose soft labels the run needs as well."""
-        if self.args.labelled is None:
-            return None
-        images = Folder(str(self.args.labelled), str(self.folder / "classes.yaml")).split("train")
-        images.check()
-        return images
 
 
 # ---- the steps
@@ -233,42 +182,6 @@ def write_bundle(adaptation: Adaptation, state: dict[str, Any], images: Path, ma
             print(f"no int8: {cli.one_line(error)}")
     state["exported"] = digest
     return load_bundle(args.output)
-
-
-# ---- the plan
-def show_plan(adaptation: Adaptation) -> None:
-    """What would be done, with sizes and times measured on one frame and one step."""
-    args, frames = adaptation.args, adaptation.frames
-    there = {source: measure(frames, source) for source in frames.sources}
-    expected = {source: found.expected(frames) for source, found in there.items()}
-    total = sum(expected.values())
-    for source, found in there.items():
-        topics = ", ".join(f"{topic or 'images'} ({count})" for topic, count in found.topics.items())
-        print(f"{source}: {found.duration_ns / 1e9:.0f} s, {topics}: at most {expected[source]} frames")
-    committee, _ = adaptation.committee()
-    height, width = (min(side, args.longest) for side in committee.size)
-    stored = len(committee.labels.names) * -(-height // args.stride) * -(-width // args.stride) * 2
-    noise = torch.randint(256, (height, width, 3), dtype=torch.uint8).numpy()
-    look = _seconds(lambda: committee(noise, (-(-height // args.stride), -(-width // args.stride))))
-    step = _seconds(lambda: _step(adaptation.student, args.batch))
-    print(f"frames: {total}, about {total * height * width * 3 / 2e6:.0f} MB as PNG in {frames.cache}")
-    asked = f"{look:.2f} s a frame: {total * look / 60:.0f} min, {total * stored / 1e6:.0f} MB"
-    print(f"teachers: {len(args.teacher)}, {asked}")
-    print(f"training: {args.steps} steps of {args.batch}, {step:.2f} s each: {args.steps * step / 60:.0f} min")
-    print(f"student: {args.student}; bundle: {args.output}; working folder and report: {adaptation.folder}")
-
-
-def _step(student: Bundle, batch: int) -> None:
-    network = build_network(NetworkSpec(**student.manifest.architecture))
-    height, width = student.manifest.input_size
-    network(torch.rand(batch, 3, height * 3 // 4 // 32 * 32, width * 3 // 4 // 32 * 32)).square().mean().backward()
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    work()  # the first time allocates
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 # ---- the command
