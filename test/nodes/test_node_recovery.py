@@ -28,6 +28,7 @@ from segmentation_graph import (
 )
 from sensor_msgs.msg import Image
 
+from transkd_ros.model import memory
 from transkd_ros.model.engines import Prediction
 from transkd_ros.nodes.segmentation import engine, worker
 from transkd_ros.nodes.segmentation.parameters import OPTIONS
@@ -114,6 +115,15 @@ def test_an_engine_that_was_closed_when_deactivate_came_is_opened_by_activate(
         assert change_state(user, "activate")
         user.send_until(lambda: masks, "a mask", "camera/image_raw", level(1))
         assert [runtime.is_open for runtime in opened] == [True]
+
+
+def test_an_inactive_node_gives_back_the_memory_of_its_frames(user, bundle_path, monkeypatch):
+    given_back = []
+    with running(bundle_path):
+        wait_until(lambda: state(user) == "active", "the start")
+        monkeypatch.setattr(memory, "give_back", lambda: given_back.append(1))
+        assert change_state(user, "deactivate")
+        assert given_back == [1]
 
 
 def test_an_engine_that_cannot_be_opened_again_takes_the_node_through_error_processing(

@@ -26,6 +26,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 
 from transkd_ros.cli import one_line
+from transkd_ros.model import memory
 from transkd_ros.nodes import process
 from transkd_ros.nodes.managed import ManagedNode
 from transkd_ros.nodes.options import declare, read
@@ -226,6 +227,7 @@ class SegmentationNode(ManagedNode):
             return False
         broken, problem = self._worker.broken, self._worker.problem
         self._worker = None
+        memory.give_back()
         if broken:
             self._problem = f"the engine failed: {problem}"
         return not broken
