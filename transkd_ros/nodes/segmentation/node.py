@@ -331,6 +331,7 @@ def main(args: list[str] | None = None) -> int:
     1 where the engine was given up and `on_engine_failure` is exit, or for an error of ours; 2 for arguments or
     parameters it cannot start with.
     """
+    memory.share_arenas()
     return process.run(SegmentationNode, args, grace=EXIT_GRACE)
 
 
